@@ -1,0 +1,1 @@
+"""What is computed: settings, ledger, storage, detection, classification, rendering. Knows neither Celery nor Flask."""

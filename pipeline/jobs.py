@@ -1,0 +1,167 @@
+"""The vocabulary of the house: states, verdicts and the frozen records that travel between rooms."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+"""An image as (height, width, 3) uint8 RGB, upright."""
+
+
+class Status(str, Enum):
+    """Where a job stands.
+
+    ::
+
+        queued ──claim──► running ──advance──► queued (next stage) … ──► done
+          ▲                  │
+          └──retry, sweep────┼──► refused      the input can never work; `reason` says why
+                             ├──► failed       attempts used up: the dead-letter list, can be requeued
+                             ├──► source_gone  the object was deleted or replaced before it was read
+        queued, running ─────┴──► cancelled    a person said so
+    """
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    REFUSED = "refused"
+    SOURCE_GONE = "source_gone"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing will happen to the job any more unless a person asks."""
+        return self not in (Status.QUEUED, Status.RUNNING)
+
+
+class Stage(str, Enum):
+    """The three stages of the chain, in order."""
+
+    EXTRACT = "extract"
+    CLASSIFY = "classify"
+    RENDER = "render"
+
+
+STAGES: tuple[Stage, ...] = tuple(Stage)
+
+
+class Queue(str, Enum):
+    """How urgent a job is: somebody waits for it, or nobody does. Each stage has one queue of either kind."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+class Verdict(str, Enum):
+    """What is said of a face or an image. Never a bare .5: what cannot be judged is `not_applicable` with a reason."""
+
+    MANIPULATED = "manipulated"
+    UNCERTAIN = "uncertain"
+    AUTHENTIC = "authentic"
+    NOT_APPLICABLE = "not_applicable"
+
+
+class Reason(str, Enum):
+    """Why a face or an image got no verdict."""
+
+    NO_FACE = "no_face"
+    FACE_TOO_SMALL = "face_too_small"
+    BLURRED = "blurred"
+
+
+_WORST_FIRST = tuple(Verdict)
+
+
+def worst(verdicts: list[Verdict]) -> Verdict:
+    """The image's verdict: manipulated before uncertain before authentic before not applicable."""
+    return min(verdicts, key=_WORST_FIRST.index, default=Verdict.NOT_APPLICABLE)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One object version that somebody put into an inbox, however we heard of it.
+
+    `key` is decoded (plain UTF-8). Unknown fields are empty strings, never None, so that uniqueness holds in SQL.
+    `origin` names the adapter that brought it: `seaweedfs`, `minio`, `sqs`, `sweep`, `submit`, `predict`.
+    """
+
+    bucket: str
+    key: str
+    version_id: str = ""
+    etag: str = ""
+    sequencer: str = ""
+    size: int = 0
+    origin: str = "submit"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A face in pixels of the upright image: left, top, width, height; inside the image."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+    def as_list(self) -> list[int]:
+        """`[x, y, w, h]`, as in `result.json`."""
+        return [self.x, self.y, self.w, self.h]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What the gate looks at. `size`: the shorter side of the box in pixels. `blur`: variance of the Laplacian of the
+    grey crop scaled to a fixed size; small is blurred."""
+
+    size: int
+    blur: float
+
+
+@dataclass(frozen=True)
+class Face:
+    """A detected face. `crop` is (size, size, 3) uint8 RGB, what the classifier sees; `reason` set: not to be judged."""
+
+    index: int
+    box: Box
+    detection: float
+    quality: Quality
+    reason: Reason | None = None
+    crop: Pixels | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A face's calibrated probability of manipulation (0 to 1) and the verdict its model's thresholds make of it."""
+
+    index: int
+    score: float | None
+    verdict: Verdict
+    reason: Reason | None = None
+    evidence: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """Which model judged: the folder `models/{name}/{version}/` and the sha256 of the file that was run."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+def new_id(prefix: str = "") -> str:
+    """A time-ordered random id (RFC 9562 UUID version 7), with an optional prefix such as `msg_`."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = (milliseconds << 80) | secrets.randbits(80)
+    value = (value & ~(0xF << 76)) | (0x7 << 76)
+    value = (value & ~(0x3 << 62)) | (0x2 << 62)
+    return prefix + str(uuid.UUID(int=value))

@@ -1,0 +1,205 @@
+"""Every setting of the product, read once from the environment.
+
+`UNMASK_NAME` sets field `name`; for secrets `UNMASK_NAME_FILE` may name a file that holds the value instead (as
+container runtimes mount them). Anything wrong is refused at start, with the variable's name in the message.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+PREFIX = "UNMASK_"
+
+
+class SettingsError(Exception):
+    """A setting is wrong. The message names the variable and says what it takes."""
+
+
+class Settings(BaseModel):
+    """All settings, with defaults that suit one machine. Durations are seconds, sizes bytes or pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # where things are
+    data_dir: Path = Path("unmask-data")
+    """Everything the embedded stack keeps, and the scratch space and model cache of any worker."""
+    database_url: str = ""
+    """SQLAlchemy URL, `sqlite:///…` or `postgresql+psycopg://…`. Empty: SQLite in `data_dir`."""
+    broker_url: str = "redis://127.0.0.1:6379/0"
+    s3_endpoint: str | None = None
+    """None: AWS itself."""
+    s3_region: str = "us-east-1"
+    s3_access_key: SecretStr | None = None
+    """None: boto3's own chain (role, profile, environment)."""
+    s3_secret_key: SecretStr | None = None
+    inbox_bucket: str = "inbox"
+    inbox_prefix: str = ""
+    results_bucket: str = "results"
+    results_prefix: str = ""
+    models_bucket: str = "models"
+
+    # the web
+    web_host: str = "127.0.0.1"
+    web_port: int = Field(default=8080, ge=1, le=65535)
+    public_url: str = ""
+    """How others reach the web process; goes into result URLs. Empty: http://{web_host}:{web_port}."""
+    secret_key: SecretStr | None = None
+    """Signs dashboard cookies and encrypts webhook secrets at rest; at least 32 characters. The embedded stack makes its own."""
+    api_key: SecretStr | None = None
+    """When set, every route but the health checks asks for `Authorization: Bearer …`."""
+    events_token: SecretStr | None = None
+    """Bearer token that upload notifications must carry."""
+    predict_wait_s: float = Field(default=20.0, ge=0, le=120)
+    """How long `POST /predict` holds the line before it answers 202."""
+    webhook_allow_http: bool = False
+    webhook_allow_private: bool = False
+    """Let webhooks reach loopback and private addresses: for receivers inside your own network."""
+
+    # judging
+    detector: Literal["mediapipe", "haar"] = "mediapipe"
+    min_detection: float = Field(default=0.5, ge=0, le=1)
+    min_face_px: int = Field(default=48, ge=8)
+    min_blur: float = Field(default=12.0, ge=0)
+    runtime: Literal["openvino", "tensorflow"] = "openvino"
+    precision: Literal["f32", "bf16", "int8"] = "f32"
+    batch_max: int = Field(default=16, ge=1, le=256)
+    batch_wait_ms: float = Field(default=4.0, ge=0, le=1000)
+    mesh_thickness: int = Field(default=1, ge=1, le=20)
+    mesh_opacity: float = Field(default=0.75, gt=0, le=1)
+    mesh_colour: str = "#19ff8c"
+    png_level: int = Field(default=1, ge=0, le=9)
+
+    # limits of an image
+    max_image_bytes: int = Field(default=20_000_000, ge=1)
+    max_image_pixels: int = Field(default=50_000_000, ge=1)
+    max_image_side: int = Field(default=16_384, ge=1)
+
+    # the ledger
+    lease_s: float = Field(default=15.0, ge=1)
+    max_attempts: int = Field(default=3, ge=1)
+    wake_after_s: float = Field(default=30.0, ge=1)
+    """A queued job nobody picked up for this long is woken again."""
+    sweep_s: float = Field(default=5.0, ge=0.5)
+    """How often expired leases are swept."""
+    reconcile_s: float = Field(default=30.0, ge=1)
+    """How often the inbox is listed, to find uploads whose event was lost."""
+    stage_limit_s: float = Field(default=60.0, ge=5)
+    """Hard time limit of one stage of one image."""
+
+    # processes
+    extract_workers: int = Field(default=1, ge=1)
+    classify_threads: int = Field(default=8, ge=1)
+    render_workers: int = Field(default=1, ge=1)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("mesh_colour")
+    @classmethod
+    def _colour(cls, value: str) -> str:
+        if not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+            raise ValueError("must be a colour such as #19ff8c")
+        return value.lower()
+
+    @field_validator("secret_key")
+    @classmethod
+    def _long_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:
+            raise ValueError("must have at least 32 characters")
+        return value
+
+    @field_validator("results_prefix", "inbox_prefix")
+    @classmethod
+    def _no_leading_slash(cls, value: str) -> str:
+        if value.startswith("/"):
+            raise ValueError("must not start with a slash")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        if value and not value.startswith(("sqlite:", "postgresql+psycopg:", "postgresql:")):
+            raise ValueError("must start with sqlite: or postgresql+psycopg:")
+        return re.sub(r"^postgresql:", "postgresql+psycopg:", value)
+
+    @model_validator(mode="after")
+    def _whole_credentials(self) -> Settings:
+        if (self.s3_access_key is None) != (self.s3_secret_key is None):
+            raise ValueError("UNMASK_S3_ACCESS_KEY and UNMASK_S3_SECRET_KEY go together: set both or neither")
+        if self.inbox_bucket == self.results_bucket and not self.results_prefix:
+            raise ValueError("UNMASK_RESULTS_BUCKET must differ from UNMASK_INBOX_BUCKET unless UNMASK_RESULTS_PREFIX is set")
+        return self
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'unmask.db').absolute()}"
+
+    @property
+    def url(self) -> str:
+        """How others reach the web process, without a trailing slash."""
+        return (self.public_url or f"http://{self.web_host}:{self.web_port}").rstrip("/")
+
+    @property
+    def scratch_dir(self) -> Path:
+        """Working copies of sources between stages; anything in it may vanish at any time."""
+        return self.data_dir / "scratch"
+
+    @property
+    def model_cache_dir(self) -> Path:
+        """Verified model versions, one folder each."""
+        return self.data_dir / "model-cache"
+
+
+def _is_secret(name: str) -> bool:
+    return "SecretStr" in str(Settings.model_fields[name].annotation)
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read and validate the settings. Raises SettingsError, one sentence, naming the variable."""
+    environment = os.environ if environment is None else environment
+    values: dict[str, str] = {}
+    for variable, value in environment.items():
+        if not variable.startswith(PREFIX):
+            continue
+        name = variable[len(PREFIX) :].lower()
+        if name.endswith("_file") and name[:-5] in Settings.model_fields and _is_secret(name[:-5]):
+            name = name[:-5]
+            try:
+                value = Path(value).read_text().strip()
+            except OSError as error:
+                raise SettingsError(f"{variable}: cannot read {value}: {error.strerror}.") from error
+            if PREFIX + name.upper() in environment:
+                raise SettingsError(f"{PREFIX}{name.upper()} and {variable} are both set: keep one.")
+        elif name not in Settings.model_fields:
+            raise SettingsError(f"{variable} is not a setting. `unmask doctor --settings` lists them all.")
+        if value != "":
+            values[name] = value
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = first["msg"].removeprefix("Value error, ")
+        variable = PREFIX + str(first["loc"][0]).upper() if first["loc"] else ""
+        raise SettingsError(f"{variable}: {said}." if variable else f"{said}.") from error
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process."""
+    return from_environment()
+
+
+def to_environment(chosen: Settings) -> dict[str, str]:
+    """The environment that makes another process read exactly these settings (defaults left out)."""
+    environment = {}
+    for name, value in chosen:
+        if value == Settings.model_fields[name].default or value is None:
+            continue
+        environment[PREFIX + name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return environment

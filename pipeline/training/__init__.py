@@ -1,0 +1,1 @@
+"""Training, evaluation and export of the classifier. The only room that may import TensorFlow."""
