@@ -1,0 +1,137 @@
+"""What object stores say when something was uploaded, made into `Upload`s. Pure functions; nothing is fetched.
+
+SeaweedFS (4.48), as measured on the real server: one POST per changed entry, sent once and never again, in no certain
+order, sometimes before the upload's own answer. The entry's path is raw UTF-8. A new object is a `create`, an
+overwritten one an `update`; so is a change of tags, which is told apart by its unchanged chunks. The entry's `mtime` is
+whole seconds, each chunk's `modified_ts_ns` is exact. A versioned object is the entry
+`{key}.versions/v_{version id}`. Multipart parts live under `/.uploads/` and are not objects yet.
+
+S3 event records (AWS, MinIO): form-encoded keys, several records to a message, a `sequencer` that orders one key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import unquote_plus
+
+from pipeline.jobs import Upload
+from pipeline.settings import Settings
+
+BUCKETS = "/buckets/"
+IMAGE_SUFFIXES = frozenset(
+    (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
+"""What a key may end with, in any case. A key with no suffix is taken too; the image reader decides."""
+
+# MinIO files changes of tags and locks under ObjectCreated as well; only these bring new bytes.
+_CREATED = frozenset({"Put", "Post", "Copy", "CompleteMultipartUpload"})
+
+
+class EventError(Exception):
+    """A notification that is not of the shape its sender is known for; sending it again changes nothing."""
+
+    permanent = True
+
+
+def from_seaweedfs(body: Mapping[str, Any]) -> list[Upload]:
+    """The upload that a SeaweedFS filer webhook tells of: none for directories, deletes, parts and changes of tags alone.
+
+    `sequencer` is the time of the newest chunk or of the entry, whichever is later, as 16 hexadecimal digits of nanoseconds:
+    it orders uploads to one key, those of the same bytes as well. Raises EventError.
+    """
+    try:
+        kind, path, message = str(body["event_type"]), str(body["key"]), body["message"]
+        new, old = message.get("new_entry"), message.get("old_entry")
+        if kind not in ("create", "update", "rename") or not new or new.get("is_directory") or "/.uploads/" in path:
+            return []
+        if kind == "rename":
+            path = f"{message['new_parent_path']}/{new['name']}"
+        elif old and _chunks(old) and _chunks(old) == _chunks(new):
+            return []
+        attributes, extended = new.get("attributes") or {}, new.get("extended") or {}
+        if "Seaweed-X-Amz-Delete-Marker" in extended:
+            return []
+        if not path.startswith(BUCKETS):
+            return []
+        bucket, _, key = path.removeprefix(BUCKETS).partition("/")
+        version_id = _text(extended.get("Seaweed-X-Amz-Version-Id"))
+        if version_id and key.endswith(f".versions/v_{version_id}"):
+            key = key.removesuffix(f".versions/v_{version_id}")
+        etag = _text(extended.get("Seaweed-X-Amz-ETag")).strip('"') or base64.b64decode(attributes.get("md5") or "").hex()
+        times = [int(chunk["modified_ts_ns"]) for chunk in new.get("chunks") or ()]
+        moment = max([*times, int(attributes.get("mtime") or 0) * 1_000_000_000])
+        size = int(attributes.get("file_size") or 0)
+    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+        raise EventError("This is no SeaweedFS filer notification: event_type, key or message is missing or malformed.") from error
+    if not key:
+        return []
+    version_id = "" if version_id == "null" else version_id
+    return [Upload(bucket, key, version_id, etag, f"{moment:016x}", size, origin="seaweedfs")]
+
+
+def _chunks(entry: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """What tells chunks of one write from those of another: the file id, and where it lies in the object."""
+    return [(tuple(sorted((chunk.get("fid") or {}).items())), chunk.get("offset", 0)) for chunk in entry.get("chunks") or ()]
+
+
+def _text(encoded: str | None) -> str:
+    """An extended attribute: base64 of UTF-8."""
+    return base64.b64decode(encoded).decode() if encoded else ""
+
+
+def from_s3_records(body: Mapping[str, Any]) -> list[Upload]:
+    """The uploads in an S3 event message, of AWS (as found in SQS) or MinIO; `s3:TestEvent` and everything that is no
+    creation give none. Raises EventError."""
+    if not isinstance(body, Mapping):
+        raise EventError("This is no S3 event message: a JSON object was expected.")
+    if body.get("Event") == "s3:TestEvent":
+        return []
+    records = body.get("Records")
+    if not isinstance(records, list):
+        raise EventError("This is no S3 event message: it has no list of Records.")
+    return [upload for record in records for upload in _from_record(record)]
+
+
+def _from_record(record: Any) -> list[Upload]:
+    try:
+        event = str(record["eventName"]).removeprefix("s3:")
+        kind, _, how = event.partition(":")
+        if kind != "ObjectCreated" or how not in _CREATED:
+            return []
+        about = record["s3"]["object"]
+        version_id = str(about.get("versionId") or "")
+        return [
+            Upload(
+                bucket=str(record["s3"]["bucket"]["name"]),
+                key=unquote_plus(str(about["key"]), errors="strict"),
+                version_id="" if version_id == "null" else version_id,
+                etag=str(about.get("eTag") or "").strip('"'),
+                sequencer=str(about.get("sequencer") or ""),
+                size=int(about.get("size") or 0),
+                origin="minio" if str(record.get("eventSource", "")).startswith("minio") else "sqs",
+            )
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EventError("An S3 event record is malformed: eventName, bucket name or object key is missing or cannot be read.") from error
+
+
+def admissible(upload: Upload, settings: Settings) -> str | None:
+    """None if a job is to be made of the upload; else why not, in a few words."""
+    if upload.bucket == settings.results_bucket and upload.key.startswith(settings.results_prefix):
+        return "it is our own output"
+    if upload.bucket != settings.inbox_bucket:
+        return "it is not in the inbox bucket"
+    if not upload.key.startswith(settings.inbox_prefix):
+        return "it is outside the inbox prefix"
+    if not upload.key or upload.key.endswith("/"):
+        return "it is a directory"
+    if "/.uploads/" in f"/{upload.key}":
+        return "it is a part of an unfinished upload"
+    suffix = PurePosixPath(upload.key).suffix.lower()
+    if suffix and suffix not in IMAGE_SUFFIXES:
+        return f"{suffix} is no image"
+    return None
