@@ -1,7 +1,7 @@
 """Every setting of the product, read once from the environment.
 
-`UNMASK_NAME` sets field `name`; for secrets `UNMASK_NAME_FILE` may name a file that holds the value instead (as
-container runtimes mount them). Anything wrong is refused at start, with the variable's name in the message.
+`UNMASK_NAME` sets field `name`; for secrets, and for addresses that hold one, `UNMASK_NAME_FILE` may name a file that
+holds the value instead (as container runtimes mount them). Anything wrong is refused at start, with the variable's name in the message.
 """
 
 from __future__ import annotations
@@ -156,8 +156,9 @@ class Settings(BaseModel):
         return self.data_dir / "model-cache"
 
 
-def _is_secret(name: str) -> bool:
-    return "SecretStr" in str(Settings.model_fields[name].annotation)
+def may_be_in_a_file(name: str) -> bool:
+    """Whether a setting can be given as `UNMASK_NAME_FILE`: secrets, and the two addresses that may hold a password."""
+    return name in ("database_url", "broker_url") or "SecretStr" in str(Settings.model_fields[name].annotation)
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
@@ -168,7 +169,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         if not variable.startswith(PREFIX):
             continue
         name = variable[len(PREFIX) :].lower()
-        if name.endswith("_file") and name[:-5] in Settings.model_fields and _is_secret(name[:-5]):
+        if name.endswith("_file") and name[:-5] in Settings.model_fields and may_be_in_a_file(name[:-5]):
             name = name[:-5]
             try:
                 value = Path(value).read_text().strip()
