@@ -64,6 +64,7 @@ class JobRow(Base):
         UniqueConstraint("bucket", "key", "version_id", "etag", "sequencer", name="uq_jobs_upload"),
         Index("ix_jobs_due", "status", "next_attempt_at"),
         Index("ix_jobs_lease", "status", "lease_until"),
+        Index("ix_jobs_woken", "status", "woken_at"),
         Index("ix_jobs_page", "created_at", "id"),
         Index("ix_jobs_object", "bucket", "key"),
     )
@@ -88,8 +89,8 @@ class JobRow(Base):
     lease_until: Mapped[float | None]
     next_attempt_at: Mapped[float | None]
     """Not to be claimed before."""
-    woken_at: Mapped[float | None]
-    """When a message for it was last sent."""
+    woken_at: Mapped[float] = mapped_column(default=0.0)
+    """When a message for it was last sent; 0: never, or it is known to be lost."""
 
     verdict: Mapped[str | None] = mapped_column(String(16))
     score: Mapped[float | None]

@@ -101,6 +101,8 @@ class Upload:
     sequencer: str = ""
     size: int = 0
     origin: str = "submit"
+    modified: float = 0.0
+    """When the object was written, by the store's clock, seconds since the epoch; 0: not known. Not part of its identity."""
 
 
 @dataclass(frozen=True)

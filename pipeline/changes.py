@@ -1,0 +1,98 @@
+"""The grammar of a change to a job: what the ledger writes its sentences with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from math import isqrt
+from typing import Any
+
+import numpy as np
+from sqlalchemy import ColumnElement, Select, case, exists, insert, or_, select, update
+from sqlalchemy.orm import Session
+
+from pipeline import outbox
+from pipeline.database import FaceRow, HistoryRow, JobRow, PauseRow, now
+from pipeline.jobs import Box, Face, Quality, Queue, Reason, Stage, Status, Verdict
+
+QUEUED: dict[str, Any] = {"status": Status.QUEUED.value, "lease_until": None, "worker": ""}
+"""Column values of a job that nobody works on."""
+
+
+def change(session: Session, job_id: str, *as_seen: ColumnElement[bool], **values: Any) -> JobRow | None:
+    """The compare-and-set: the row after the change, or None if it did not stand as seen, and nothing was changed."""
+    statement = update(JobRow).where(JobRow.id == job_id, *as_seen).values(**values).returning(JobRow)
+    return session.scalars(statement, execution_options={"synchronize_session": False, "populate_existing": True}).one_or_none()
+
+
+def end(
+    session: Session, job_id: str, status: Status, *as_seen: ColumnElement[bool], event: str | None = None, **values: Any
+) -> JobRow | None:
+    """Change to a terminal status: crops are dropped, history written and the event announced. None as of `change`."""
+    ended: dict[str, Any] = {"status": status.value, "lease_until": None, "next_attempt_at": None, "finished_at": now()}
+    if event is not None:
+        ended["sequence"] = JobRow.sequence + 1
+    job = change(session, job_id, *as_seen, **ended, **values)
+    if job is None:
+        return None
+    session.execute(update(FaceRow).where(FaceRow.job_id == job_id, FaceRow.crop.is_not(None)).values(crop=None))
+    detail = "" if status is Status.DONE else job.reason or ""
+    record(session, job_id, status.value, Stage(job.stage), job.attempts, job.worker, detail)
+    if event is not None:
+        outbox.announce_job(session, event, job)
+    return job
+
+
+def record(session: Session, job_id: str, what: str, stage: Stage, attempt: int = 0, worker: str = "", detail: str = "") -> None:
+    """Append to the job's history."""
+    row = {"job_id": job_id, "at": now(), "what": what, "stage": stage.value, "attempt": attempt, "worker": worker, "detail": detail}
+    session.execute(insert(HistoryRow).values(**row))
+
+
+def may_start() -> ColumnElement[bool]:
+    """The job is not backing off."""
+    return or_(JobRow.next_attempt_at.is_(None), JobRow.next_attempt_at <= now())
+
+
+def in_queue(name: Any) -> ColumnElement[bool]:
+    """The job waits in the queue of that name: a kind (`bulk`), or one kind's queue of its stage (`interactive.extract`)."""
+    of_stage = case((JobRow.queue == Queue.INTERACTIVE.value, "interactive." + JobRow.stage), else_=JobRow.stage)
+    return or_(JobRow.queue == name, of_stage == name)
+
+
+def in_paused_queue() -> ColumnElement[bool]:
+    """The job waits in a queue that a person has paused."""
+    return exists().where(in_queue(PauseRow.queue))
+
+
+def clean(text: str) -> str:
+    """Text that both databases can store: PostgreSQL takes no NUL, neither takes lone surrogates."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def face_rows(job_id: str) -> Select[FaceRow]:
+    """The faces of a job, by index."""
+    return select(FaceRow).where(FaceRow.job_id == job_id).order_by(FaceRow.index)
+
+
+def face_values(job_id: str, face: Face) -> dict[str, Any]:
+    """A face as column values; only a face to be judged keeps its crop."""
+    return {
+        "job_id": job_id,
+        "index": face.index,
+        **asdict(face.box),
+        **asdict(face.quality),
+        "detection": face.detection,
+        "crop": face.crop.tobytes() if face.reason is None and face.crop is not None else None,
+        "verdict": None if face.reason is None else Verdict.NOT_APPLICABLE.value,
+        "reason": None if face.reason is None else face.reason.value,
+    }
+
+
+def face_of(row: FaceRow, *, crop: bool) -> Face:
+    """The face of a row; with `crop`, its crop if it is still kept."""
+    pixels = None
+    if crop and row.crop is not None:
+        side = isqrt(len(row.crop) // 3)
+        pixels = np.frombuffer(row.crop, np.uint8).reshape(side, side, 3)
+    reason = None if row.reason is None else Reason(row.reason)
+    return Face(row.index, Box(row.x, row.y, row.w, row.h), row.detection, Quality(row.size, row.blur), reason, pixels)
