@@ -57,7 +57,7 @@ def read(path: Path) -> Named:
 
     try:
         with h5py.File(path, "r") as file:
-            root: Any = file["model_weights"] if "model_weights" in file else file
+            root: Any = file.get("model_weights", file)
             named: Named = {}
             for layer in _texts(root.attrs["layer_names"]):
                 group = root[layer]
