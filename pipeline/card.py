@@ -129,13 +129,21 @@ def verify(folder: Path, files: Mapping[str, str] | None = None) -> Card:
     return card
 
 
+def hashes(files: Mapping[str, object]) -> dict[str, str]:
+    """The `files` of a registry row. Raises ModelError if a name in it could lead out of the version's folder."""
+    try:
+        return {plain(name): str(expected) for name, expected in files.items()}
+    except ValueError as error:
+        raise ModelError(f"The registry's list of files is damaged: {error}.") from error
+
+
 def _check(folder: Path, files: Mapping[str, str]) -> None:
-    for name, expected in files.items():
+    for name, expected in hashes(files).items():
         try:
-            found = sha256(folder / plain(name))
+            found = sha256(folder / name)
         except FileNotFoundError as error:
             raise ModelError(f"The model in {folder} lacks its file {name}.") from error
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise ModelError(f"The file {name} of the model in {folder} cannot be read: {error}.", permanent=False) from error
         if found != expected:
             raise ModelError(f"The file {name} of the model in {folder} is not what was published: its SHA-256 differs.")

@@ -1,0 +1,257 @@
+"""Model versions: the card, the check before anything is opened, publishing, fetching, and which one is champion.
+
+A version is a folder `models/{name}/{version}/` in the models bucket and one row in the database. The row holds the
+sha256 of every file; no file is handed to any parser before it has been hashed and found to be that file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from pipeline.card import CARD, Card, ModelError, hashes, sha256, verify
+from pipeline.database import AliasRow, Database, ModelRow, now
+from pipeline.outbox import announce, next_sequence
+from pipeline.settings import Settings
+from pipeline.storage import SourceGone, Storage, StorageError
+
+__all__ = [
+    "Card",
+    "ModelError",
+    "Version",
+    "card",
+    "champion",
+    "fetch",
+    "install_starter",
+    "promote",
+    "publish",
+    "rollback",
+    "verify",
+    "versions",
+]
+
+STARTER = Path(__file__).parent / "starter"
+"""Versions that come with the product: `{name}/{version}/`."""
+CHAMPION = "champion"
+MAX_FILE_BYTES = 1_000_000_000
+ABANDONED_S = 3600.0
+"""A download that nobody finished for this long may be cleared away."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published version as the database knows it. `aliases`: `champion`, `candidate`."""
+
+    card: Card
+    created_at: float
+    aliases: tuple[str, ...]
+
+
+def publish(database: Database, storage: Storage, settings: Settings, folder: Path) -> Card:
+    """Upload the version in `folder` and enter it into the registry; the card goes last, then the row.
+
+    Doing it again changes nothing, and puts back objects that the bucket has lost. Raises ModelError if a file is not
+    what the card says, or if the same name and version was published before with other files.
+    """
+    card = verify(folder)
+    files = {**card.files, CARD: sha256(folder / CARD)}
+    _must_agree(database, card, files)
+    try:
+        for name in files:  # the card is the last of them
+            data = (folder / name).read_bytes()
+            if hashlib.sha256(data).hexdigest() != files[name]:
+                raise ModelError(f"The file {name} in {folder} changed while it was published.", permanent=False)
+            if not _stored(storage, settings.models_bucket, _key(card.name, card.version, name), len(data)):
+                storage.put(settings.models_bucket, _key(card.name, card.version, name), data, _content_type(name))
+    except StorageError as error:
+        raise ModelError(f"Publishing {card.name} {card.version} failed: {error}", permanent=error.permanent) from error
+    try:
+        with database.write() as session:
+            if session.get(ModelRow, (card.name, card.version)) is None:
+                at = session.execute(select(now())).scalar_one()
+                row = ModelRow(name=card.name, version=card.version, files=files, card=card.model_dump(mode="json"), created_at=at)
+                session.add(row)
+    except IntegrityError:  # another process published it at the same moment
+        pass
+    _must_agree(database, card, files)
+    return card
+
+
+def _must_agree(database: Database, card: Card, files: Mapping[str, str]) -> None:
+    with database.read() as session:
+        row = session.get(ModelRow, (card.name, card.version))
+        if row is not None and dict(row.files) != dict(files):
+            raise ModelError(f"{card.name} {card.version} is published already with other files: give the new one another version.")
+
+
+def _stored(storage: Storage, bucket: str, key: str, size: int) -> bool:
+    try:
+        return storage.head(bucket, key).size == size
+    except SourceGone:
+        return False
+
+
+def _key(name: str, version: str, file: str) -> str:
+    return f"models/{name}/{version}/{file}"
+
+
+def _content_type(name: str) -> str:
+    return {"json": "application/json", "xml": "application/xml"}.get(name.rpartition(".")[2], "application/octet-stream")
+
+
+def install_starter(database: Database, storage: Storage, settings: Settings) -> Card:
+    """The champion's card; where there is no champion yet, the version that comes with the product becomes it.
+
+    Raises ModelError if there is no champion and this installation ships no model.
+    """
+    with database.read() as session:
+        alias = session.get(AliasRow, CHAMPION)
+        if alias is not None:
+            return _row_card(session, alias.name, alias.version)
+    shipped = sorted(STARTER.glob(f"*/*/{CARD}"))
+    if not shipped:
+        raise ModelError("This installation ships no model: publish one with `unmask export` and name it with `unmask models promote`.")
+    card = publish(database, storage, settings, shipped[-1].parent)
+    promote(database, card.name, card.version)
+    return card
+
+
+def champion(database: Database) -> tuple[str, str]:
+    """Name and version of the model whose scores count. Raises ModelError while there is none."""
+    with database.read() as session:
+        alias = session.get(AliasRow, CHAMPION)
+        if alias is None:
+            raise ModelError("No model is champion yet: name one with `unmask models promote`.", permanent=False)
+        return alias.name, alias.version
+
+
+def card(database: Database, name: str, version: str) -> Card:
+    """The card of a published version. Raises ModelError for an unknown one."""
+    with database.read() as session:
+        return _row_card(session, name, version)
+
+
+def versions(database: Database) -> list[Version]:
+    """Every published version, newest first."""
+    with database.read() as session:
+        aliases: dict[tuple[str, str], list[str]] = {}
+        for alias in session.scalars(select(AliasRow).order_by(AliasRow.alias)):
+            aliases.setdefault((alias.name, alias.version), []).append(alias.alias)
+        rows = session.scalars(select(ModelRow).order_by(ModelRow.created_at.desc(), ModelRow.name, ModelRow.version)).all()
+        return [Version(Card.model_validate(row.card), row.created_at, tuple(aliases.get((row.name, row.version), ()))) for row in rows]
+
+
+def promote(database: Database, name: str, version: str) -> None:
+    """Make a published version the champion and announce `model.promoted`; nothing happens if it is that already.
+
+    Raises ModelError for an unknown version.
+    """
+    with database.write() as session:
+        _row_card(session, name, version)
+        alias = session.get(AliasRow, CHAMPION, with_for_update=True)
+        at = session.execute(select(now())).scalar_one()
+        if alias is None:
+            session.add(AliasRow(alias=CHAMPION, name=name, version=version, changed_at=at))
+            session.flush()
+            _announce(session, "model.promoted", (name, version), None)
+        elif (alias.name, alias.version) != (name, version):
+            _change(session, alias, name, version, at, "model.promoted")
+
+
+def rollback(database: Database) -> tuple[str, str]:
+    """Make the former champion champion again and announce `model.rolled_back`; returns its name and version.
+
+    A second rollback returns to where the first one started. Raises ModelError if there was no other champion before.
+    """
+    with database.write() as session:
+        alias = session.get(AliasRow, CHAMPION, with_for_update=True)
+        if alias is None or alias.previous_name is None or alias.previous_version is None:
+            raise ModelError("There is no earlier champion to roll back to.")
+        name, version = alias.previous_name, alias.previous_version
+        _change(session, alias, name, version, session.execute(select(now())).scalar_one(), "model.rolled_back")
+        return name, version
+
+
+def _change(session: Session, alias: AliasRow, name: str, version: str, at: float, event: str) -> None:
+    before = (alias.name, alias.version)
+    alias.previous_name, alias.previous_version = before
+    alias.name, alias.version, alias.changed_at = name, version, at
+    session.flush()
+    _announce(session, event, (name, version), before)
+
+
+def _announce(session: Session, event: str, model: tuple[str, str], previous: tuple[str, str] | None) -> None:
+    before = None if previous is None else {"name": previous[0], "version": previous[1]}
+    sequence = next_sequence(session, CHAMPION)
+    data = {"alias": CHAMPION, "name": model[0], "version": model[1], "previous": before, "sequence": sequence, "url": "/v1/models"}
+    announce(session, event, CHAMPION, sequence, data)
+
+
+def _row(session: Session, name: str, version: str) -> ModelRow:
+    row = session.get(ModelRow, (name, version))
+    if row is None:
+        raise ModelError(f"No model {name} {version} is published: `unmask models list` shows those that are.")
+    return row
+
+
+def _row_card(session: Session, name: str, version: str) -> Card:
+    return Card.model_validate(_row(session, name, version).card)
+
+
+def fetch(database: Database, storage: Storage, settings: Settings, name: str, version: str) -> Path:
+    """A local folder that holds the version, every file verified against the registry.
+
+    A version in the cache is verified again and used; otherwise it is downloaded beside its place, verified there, and
+    moved into place whole. Raises ModelError if that fails; whatever else is in the cache stays as it was.
+    """
+    with database.read() as session:
+        files = hashes(_row(session, name, version).files)
+    place = settings.model_cache_dir / name / version
+    if _good(place, files):
+        return place
+    try:
+        settings.model_cache_dir.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(settings.model_cache_dir)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=settings.model_cache_dir) as temporary:
+            arrived, outdated = Path(temporary, "new"), Path(temporary, "old")
+            arrived.mkdir()
+            for file in files:
+                data = storage.fetch(settings.models_bucket, _key(name, version, file), max_bytes=MAX_FILE_BYTES)
+                (arrived / file).write_bytes(data)
+            verify(arrived, files)
+            place.parent.mkdir(exist_ok=True)
+            if place.exists():
+                place.rename(outdated)
+            arrived.rename(place)
+    except StorageError as error:
+        raise ModelError(f"The model {name} {version} cannot be fetched: {error}", permanent=error.permanent) from error
+    except OSError as error:
+        if _good(place, files):  # another process was faster
+            return place
+        raise ModelError(f"The model {name} {version} cannot be kept in {settings.model_cache_dir}: {error}.", permanent=False) from error
+    return place
+
+
+def _good(place: Path, files: Mapping[str, str]) -> bool:
+    if not place.is_dir():
+        return False
+    try:
+        verify(place, files)
+    except ModelError:
+        return False
+    return True
+
+
+def _clear_abandoned(cache: Path) -> None:
+    for folder in cache.glob(".fetch-*"):
+        if time.time() - folder.stat().st_mtime > ABANDONED_S:
+            shutil.rmtree(folder, ignore_errors=True)
