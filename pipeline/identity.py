@@ -102,10 +102,13 @@ def _is_later(upload: Upload, job: Known) -> bool:
 
 
 def completed(upload: Upload, job: Known) -> dict[str, str]:
-    """The fields that the job did not know and the upload does, by column name."""
-    if not _agrees(upload, job):
+    """The fields that the job did not know and the upload does, by column name.
+
+    A job of a version learns nothing from who does not know versions: what they saw may be another version.
+    """
+    if not _agrees(upload, job) or (job.version_id and not upload.version_id):
         return {}
-    return {name: theirs for name in FIELDS if (theirs := getattr(upload, name)) and not getattr(job, name)}
+    return {name: value for name in FIELDS if (value := getattr(upload, name)) and not getattr(job, name)}
 
 
 def known(session: Session, upload: Upload, most: int = 100) -> list[Known]:
