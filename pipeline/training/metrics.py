@@ -1,0 +1,151 @@
+"""How well scores tell fakes from reals: the figures of the field, in NumPy alone.
+
+`fakes` and `reals` are scores (n,) and (m,), higher means more manipulated. Ties count half, as in the trapezoid rule.
+Where a figure depends on how many reals there are for each fake (ECE, Brier score, average precision, accuracy), reals and
+fakes count half each, so that a set with four fakes to a real can be compared with one of even numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Scores = npt.NDArray[np.float64] | npt.NDArray[np.float32]
+Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+def auc(fakes: Scores, reals: Scores) -> float:
+    """The chance that a fake scores above a real: the area under the ROC curve, 0 to 1. Raises ValueError on an empty side."""
+    _both(fakes, reals)
+    order = np.sort(reals)
+    below, upto = np.searchsorted(order, fakes, "left"), np.searchsorted(order, fakes, "right")
+    return float((below + upto).sum() / (2 * len(fakes) * len(reals)))
+
+
+def auc_interval(
+    fakes: Scores,
+    reals: Scores,
+    *,
+    seed: int,
+    people: tuple[Sequence[str], Sequence[str]] | None = None,
+    rounds: int = 2000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """The bootstrap interval of the AUC: percentiles over seeded resamples.
+
+    Stratified: fakes and reals are drawn apart. With `people` (an identity for each fake and for each real) whole
+    identities are drawn with all their crops, because several crops of one person are not independent: wider, and true.
+    """
+    _both(fakes, reals)
+    rng = np.random.default_rng(seed)
+    found = []
+    if people is None:
+        for _ in range(rounds):
+            found.append(auc(rng.choice(fakes, len(fakes)), rng.choice(reals, len(reals))))
+    else:
+        _, who = np.unique(np.concatenate([np.asarray(people[0]), np.asarray(people[1])]), return_inverse=True)
+        count = int(who.max()) + 1
+        ours, theirs = who[: len(fakes)], who[len(fakes) :]
+        order = np.argsort(reals, kind="stable")
+        below, upto = np.searchsorted(reals[order], fakes, "left"), np.searchsorted(reals[order], fakes, "right")
+        while len(found) < rounds:
+            drawn = np.bincount(rng.integers(count, size=count), minlength=count).astype(np.float64)
+            fake, real = drawn[ours], drawn[theirs]
+            if not fake.sum() or not real.sum():
+                continue  # a draw of people who have only one side says nothing
+            heap = np.concatenate([[0.0], np.cumsum(real[order])])
+            found.append(float((fake * (heap[below] + heap[upto])).sum() / (2 * fake.sum() * real.sum())))
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def roc(fakes: Scores, reals: Scores) -> Curve:
+    """False and true positive rates at every threshold, from (0, 0) to (1, 1)."""
+    _both(fakes, reals)
+    scores = np.concatenate([fakes, reals]).astype(np.float64)
+    fake = np.concatenate([np.ones(len(fakes)), np.zeros(len(reals))])
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores are one step
+    tpr, fpr = np.cumsum(fake[order])[last] / len(fakes), np.cumsum(1 - fake[order])[last] / len(reals)
+    return np.concatenate([[0.0], fpr]), np.concatenate([[0.0], tpr])
+
+
+def average_precision(fakes: Scores, reals: Scores) -> float:
+    """Average precision at even odds: the precision at every threshold, weighted by the fakes it adds."""
+    fpr, tpr = roc(fakes, reals)
+    precision = tpr[1:] / (tpr[1:] + fpr[1:])
+    return float((np.diff(tpr) * precision).sum())
+
+
+def eer(fakes: Scores, reals: Scores) -> float:
+    """The equal error rate: where false positives and misses are as frequent, on the straight lines between thresholds."""
+    fpr, tpr = roc(fakes, reals)
+    gap = fpr - (1 - tpr)
+    after = int(np.argmax(gap >= 0))
+    before = max(0, after - 1)
+    part = 0.0 if gap[after] == gap[before] else -gap[before] / (gap[after] - gap[before])
+    return float(fpr[before] + part * (fpr[after] - fpr[before]))
+
+
+def tpr_at_fpr(fakes: Scores, reals: Scores, target: float = 0.01) -> float:
+    """The largest share of fakes found by a threshold that calls at most `target` of the reals fake."""
+    fpr, tpr = roc(fakes, reals)
+    return float(tpr[fpr <= target].max())
+
+
+def accuracy(fakes: Scores, reals: Scores, threshold: float) -> float:
+    """The share judged rightly by `score >= threshold` at even odds: the mean of both sides' shares."""
+    _both(fakes, reals)
+    return float(((fakes >= threshold).mean() + (reals < threshold).mean()) / 2)
+
+
+def brier(fakes: Scores, reals: Scores) -> float:
+    """The mean squared error of scores read as probabilities, at even odds; .25 is a coin."""
+    _both(fakes, reals)
+    return float((((1 - fakes) ** 2).mean() + (reals**2).mean()) / 2)
+
+
+def reliability(fakes: Scores, reals: Scores, bins: int = 15) -> list[tuple[float, float, float]]:
+    """For each bin of equal width that holds anything: (mean score, share of fakes, weight), at even odds; weights sum to 1."""
+    _both(fakes, reals)
+    scores = np.clip(np.concatenate([fakes, reals]).astype(np.float64), 0, 1)
+    fake = np.concatenate([np.ones(len(fakes)), np.zeros(len(reals))])
+    weight = np.where(fake == 1, 0.5 / len(fakes), 0.5 / len(reals))
+    which = np.minimum((scores * bins).astype(int), bins - 1)
+    found = []
+    for number in range(bins):
+        inside = which == number
+        if inside.any():
+            share = float(weight[inside].sum())
+            found.append((float((weight * scores)[inside].sum()) / share, float((weight * fake)[inside].sum()) / share, share))
+    return found
+
+
+def ece(fakes: Scores, reals: Scores, bins: int = 15) -> float:
+    """The expected calibration error: how far score and share of fakes lie apart, over bins of equal width (Guo et al. 2017)."""
+    return float(sum(weight * abs(score - share) for score, share, weight in reliability(fakes, reals, bins)))
+
+
+def risk_coverage(fakes: Scores, reals: Scores, threshold: float, points: int = 50) -> list[tuple[float, float]]:
+    """(coverage, risk): the share judged when the least sure are left out, and the share of those judged wrongly.
+
+    Sure means far from the threshold, measured in ranks on either side of it, so that both sides are left out alike.
+    """
+    _both(fakes, reals)
+    scores = np.concatenate([fakes, reals]).astype(np.float64)
+    fake = np.concatenate([np.ones(len(fakes)), np.zeros(len(reals))]) == 1
+    sure = np.empty(len(scores))
+    for side in (scores >= threshold, scores < threshold):
+        distance = np.abs(scores[side] - threshold)
+        sure[side] = (np.argsort(np.argsort(distance, kind="stable"), kind="stable") + 1) / max(1, side.sum())
+    order = np.argsort(-sure, kind="stable")
+    wrong = np.cumsum((scores >= threshold)[order] != fake[order])
+    counts = np.unique(np.linspace(1, len(scores), min(points, len(scores))).round().astype(int))
+    return [(float(n / len(scores)), float(wrong[n - 1] / n)) for n in counts]
+
+
+def _both(fakes: Scores, reals: Scores) -> None:
+    if not len(fakes) or not len(reals):
+        raise ValueError("Both fakes and reals are needed.")

@@ -1,0 +1,158 @@
+"""The figures, against scikit-learn and against cases worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.training import calibration, metrics
+
+
+def _two(seed: int = 1, n: int = 300, m: int = 90, gap: float = 1.2, decimals: int = 2) -> tuple[Any, Any]:
+    """Overlapping scores in 0 to 1 with many ties."""
+    rng = np.random.default_rng(seed)
+    squeeze = lambda x: np.round(1 / (1 + np.exp(-x)), decimals)  # noqa: E731
+    return squeeze(rng.normal(gap / 2, 1, n)), squeeze(rng.normal(-gap / 2, 1, m))
+
+
+def _joined(fakes: Any, reals: Any) -> tuple[Any, Any, Any]:
+    labels = np.concatenate([np.ones(len(fakes)), np.zeros(len(reals))])
+    weights = np.concatenate([np.full(len(fakes), 0.5 / len(fakes)), np.full(len(reals), 0.5 / len(reals))])
+    return labels, np.concatenate([fakes, reals]), weights
+
+
+def test_ranking_figures_agree_with_scikit_learn() -> None:
+    sk = pytest.importorskip("sklearn.metrics")
+    fakes, reals = _two()
+    labels, scores, weights = _joined(fakes, reals)
+    assert metrics.auc(fakes, reals) == pytest.approx(sk.roc_auc_score(labels, scores))
+    assert metrics.average_precision(fakes, reals) == pytest.approx(sk.average_precision_score(labels, scores, sample_weight=weights))
+    assert metrics.brier(fakes, reals) == pytest.approx(sk.brier_score_loss(labels, scores, sample_weight=weights))
+    fpr, tpr, _ = sk.roc_curve(labels, scores, drop_intermediate=False)
+    ours = metrics.roc(fakes, reals)
+    np.testing.assert_allclose(ours[0], fpr)
+    np.testing.assert_allclose(ours[1], tpr)
+    assert metrics.tpr_at_fpr(fakes, reals, 0.05) == pytest.approx(tpr[fpr <= 0.05].max())
+
+
+def test_eer_lies_where_both_errors_meet() -> None:
+    fakes, reals = _two(n=4000, m=4000, decimals=6)
+    rate = metrics.eer(fakes, reals)
+    threshold = np.quantile(reals, 1 - rate)
+    assert (fakes < threshold).mean() == pytest.approx(rate, abs=2e-3)
+
+
+@pytest.mark.parametrize(("fakes", "reals", "wanted"), [([0.9, 0.8], [0.1, 0.2], 0.0), ([0.1], [0.9], 1.0), ([0.5, 0.5], [0.5], 0.5)])
+def test_eer_of_the_extremes(fakes: list[float], reals: list[float], wanted: float) -> None:
+    assert metrics.eer(np.array(fakes), np.array(reals)) == pytest.approx(wanted)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.lists(st.integers(0, 5), min_size=1, max_size=12))
+def test_auc_counts_pairs_and_ties_half(fakes: list[int], reals: list[int]) -> None:
+    pairs = [1.0 if f > r else 0.5 if f == r else 0.0 for f in fakes for r in reals]
+    assert metrics.auc(np.array(fakes, float), np.array(reals, float)) == pytest.approx(np.mean(pairs))
+
+
+def test_ece_by_hand() -> None:
+    # all fakes at .7, all reals at .1: two bins with half the weight each, .3 and .1 from the truth
+    assert metrics.ece(np.full(8, 0.7), np.full(2, 0.1)) == pytest.approx(0.5 * 0.3 + 0.5 * 0.1)
+    assert metrics.ece(np.ones(3), np.zeros(5)) == 0
+
+
+def test_ece_of_true_probabilities_is_small_and_of_exaggerated_ones_is_not() -> None:
+    rng = np.random.default_rng(4)
+    probability = rng.uniform(0, 1, 40_000)
+    fake = rng.uniform(size=len(probability)) < probability
+    assert metrics.ece(probability[fake], probability[~fake]) < 0.015
+    extreme = np.clip((probability - 0.5) * 3 + 0.5, 0, 1)
+    assert metrics.ece(extreme[fake], extreme[~fake]) > 0.08
+
+
+def test_accuracy_counts_both_sides_alike() -> None:
+    assert metrics.accuracy(np.array([0.9, 0.9, 0.9, 0.1]), np.array([0.1]), 0.5) == pytest.approx((0.75 + 1) / 2)
+
+
+def test_interval_is_repeatable_and_covers() -> None:
+    # Given many samples of a known AUC, the interval holds the truth about as often as it says
+    big_fakes, big_reals = _two(seed=0, n=100_000, m=100_000, decimals=6)
+    truth, held = metrics.auc(big_fakes, big_reals), 0
+    for seed in range(60):
+        fakes, reals = _two(seed=seed + 10, n=60, m=60, decimals=6)
+        low, high = metrics.auc_interval(fakes, reals, seed=1, rounds=300)
+        held += low <= truth <= high
+    assert held >= 52
+    assert metrics.auc_interval(fakes, reals, seed=1, rounds=300) == (low, high)
+
+
+def test_interval_over_people_is_wider_when_crops_repeat_people() -> None:
+    fakes, reals = _two(n=40, m=40)
+    repeated_fakes, repeated_reals = np.repeat(fakes, 5), np.repeat(reals, 5)
+    people = ([str(k // 5) for k in range(200)], [str(k // 5) for k in range(200)])
+    plain = metrics.auc_interval(repeated_fakes, repeated_reals, seed=2, rounds=400)
+    honest = metrics.auc_interval(repeated_fakes, repeated_reals, seed=2, rounds=400, people=people)
+    assert honest[1] - honest[0] > 1.6 * (plain[1] - plain[0])
+
+
+def test_leaving_out_the_unsure_lowers_the_risk() -> None:
+    fakes, reals = _two(n=2000, m=2000, decimals=6)
+    curve = metrics.risk_coverage(fakes, reals, 0.5)
+    risks = dict(curve)
+    assert curve[-1][0] == 1.0
+    assert curve[-1][1] == pytest.approx(1 - metrics.accuracy(fakes, reals, 0.5))
+    assert min(risks.values(), default=1) < curve[-1][1] / 2
+    half = min(curve, key=lambda point: abs(point[0] - 0.5))
+    assert half[1] < curve[-1][1]
+
+
+def test_empty_sides_are_refused() -> None:
+    with pytest.raises(ValueError, match="Both"):
+        metrics.auc(np.array([]), np.array([0.5]))
+
+
+def test_temperature_finds_how_far_logits_exaggerate() -> None:
+    # Given logits that are three times too sure
+    rng = np.random.default_rng(8)
+    logits = rng.normal(0, 2, 50_000)
+    fake = rng.uniform(size=len(logits)) < calibration.scores(logits, 1.0)
+    # Then the temperature is three
+    assert calibration.temperature(3 * logits[fake], 3 * logits[~fake]) == pytest.approx(3, rel=0.05)
+
+
+def test_temperature_stays_in_bounds_when_nothing_overlaps() -> None:
+    found = calibration.temperature(np.array([5.0, 6.0]), np.array([-5.0]))
+    assert calibration.COLDEST <= found <= calibration.COLDEST * 1.2
+
+
+def test_bias_finds_a_shift() -> None:
+    rng = np.random.default_rng(8)
+    logits = rng.normal(0, 2, 4000)
+    fake = rng.uniform(size=len(logits)) < calibration.scores(logits, 1.0)
+    assert calibration.bias(logits[fake] - 1.5, logits[~fake] - 1.5) == pytest.approx(1.5, abs=0.2)
+
+
+def test_thresholds_keep_the_target_on_validation() -> None:
+    fakes, reals = _two(n=1000, m=1000, decimals=6)
+    found = calibration.thresholds(fakes, reals, target_fpr=0.01, missed=0.1)
+    assert (reals >= found.manipulated_from).mean() == pytest.approx(0.01)
+    assert (fakes < found.authentic_below).mean() == pytest.approx(0.1, abs=2e-3)
+    assert found.authentic_below < found.manipulated_from
+
+
+def test_few_reals_put_the_threshold_above_all_of_them() -> None:
+    reals = np.array([0.2, 0.6])
+    found = calibration.thresholds(np.array([0.7, 0.9]), reals)
+    assert 0.6 < found.manipulated_from < 0.6001
+    assert found.authentic_below == found.manipulated_from
+
+
+def test_ties_at_the_threshold_are_not_called_fake() -> None:
+    reals = np.array([0.4] * 50 + [0.8] * 50)
+    assert (reals >= calibration.thresholds(np.array([0.9]), reals).manipulated_from).sum() == 0
+
+
+def test_scores_of_huge_logits_are_finite() -> None:
+    assert calibration.scores(np.array([-1e6, 0, 1e6]), 0.5).tolist() == [0.0, 0.5, 1.0]
