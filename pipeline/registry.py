@@ -120,9 +120,9 @@ def install_starter(database: Database, storage: Storage, settings: Settings) ->
     shipped = sorted(STARTER.glob(f"*/*/{CARD}"))
     if not shipped:
         raise ModelError("This installation ships no model: publish one with `unmask export` and name it with `unmask models promote`.")
-    card = publish(database, storage, settings, shipped[-1].parent)
-    promote(database, card.name, card.version)
-    return card
+    shipped_card = publish(database, storage, settings, shipped[-1].parent)
+    _promote(database, shipped_card.name, shipped_card.version, replace=False)
+    return card(database, *champion(database))
 
 
 def champion(database: Database) -> tuple[str, str]:
@@ -155,6 +155,17 @@ def promote(database: Database, name: str, version: str) -> None:
 
     Raises ModelError for an unknown version.
     """
+    _promote(database, name, version, replace=True)
+
+
+def _promote(database: Database, name: str, version: str, *, replace: bool) -> None:
+    try:
+        _try_promote(database, name, version, replace=replace)
+    except IntegrityError:  # two first promotions at the same moment: now there is a champion whose row can be locked
+        _try_promote(database, name, version, replace=replace)
+
+
+def _try_promote(database: Database, name: str, version: str, *, replace: bool) -> None:
     with database.write() as session:
         _row_card(session, name, version)
         alias = session.get(AliasRow, CHAMPION, with_for_update=True)
@@ -163,7 +174,7 @@ def promote(database: Database, name: str, version: str) -> None:
             session.add(AliasRow(alias=CHAMPION, name=name, version=version, changed_at=at))
             session.flush()
             _announce(session, "model.promoted", (name, version), None)
-        elif (alias.name, alias.version) != (name, version):
+        elif replace and (alias.name, alias.version) != (name, version):
             _change(session, alias, name, version, at, "model.promoted")
 
 
@@ -229,13 +240,15 @@ def fetch(database: Database, storage: Storage, settings: Settings, name: str, v
                 (arrived / file).write_bytes(data)
             verify(arrived, files)
             place.parent.mkdir(exist_ok=True)
+            if _good(place, files):  # another process was faster
+                return place
             if place.exists():
                 place.rename(outdated)
             arrived.rename(place)
     except StorageError as error:
         raise ModelError(f"The model {name} {version} cannot be fetched: {error}", permanent=error.permanent) from error
     except OSError as error:
-        if _good(place, files):  # another process was faster
+        if _good(place, files):  # another process was faster still
             return place
         raise ModelError(f"The model {name} {version} cannot be kept in {settings.model_cache_dir}: {error}.", permanent=False) from error
     return place

@@ -1,0 +1,81 @@
+"""The registry on SQLite and PostgreSQL: what hangs on locks and on uniqueness there."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+from sqlalchemy import func, select
+
+from pipeline import registry
+from pipeline.card import ModelError
+from pipeline.database import Database, EventRow, ModelRow
+from pipeline.settings import Settings
+from tests.fixtures.models import write_model
+from tests.unit.test_registry import MemoryStorage
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data")
+
+
+def test_many_processes_may_publish_one_version_at_once(db: Database, settings: Settings, model_folder: Path) -> None:
+    storage, together = MemoryStorage(), Barrier(4)
+
+    def publish(_: int) -> str:
+        together.wait(30)
+        return registry.publish(db, storage, settings, model_folder).version
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(publish, range(4))) == ["1"] * 4
+    with db.read() as session:
+        assert session.scalar(select(func.count()).select_from(ModelRow)) == 1
+
+
+def test_of_two_different_folders_of_one_name_only_one_is_published(db: Database, settings: Settings, tmp_path: Path) -> None:
+    folders = [write_model(tmp_path / str(gain), gain=gain) for gain in (1.0, 2.0)]
+    registry.publish(db, MemoryStorage(), settings, folders[0])
+    with pytest.raises(ModelError, match="published already"):
+        registry.publish(db, MemoryStorage(), settings, folders[1])
+
+
+def test_promotions_at_once_leave_one_champion_and_an_unbroken_sequence(db: Database, settings: Settings, tmp_path: Path) -> None:
+    # Given a champion and four other versions
+    storage, together = MemoryStorage(), Barrier(4)
+    for number in range(5):
+        registry.publish(db, storage, settings, write_model(tmp_path / str(number), version=str(number)))
+    registry.promote(db, "green", "0")
+
+    def promote(number: int) -> None:
+        together.wait(30)
+        registry.promote(db, "green", str(number))
+
+    # When all are promoted at the same moment
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(promote, range(1, 5)))
+    # Then the events follow each other, each from where the last one led, to the champion of now
+    with db.read() as session:
+        told = [row.payload["data"] for row in session.scalars(select(EventRow).order_by(EventRow.sequence))]
+    assert [data["sequence"] for data in told] == [1, 2, 3, 4, 5]
+    assert [data["previous"]["version"] for data in told[1:]] == [data["version"] for data in told[:-1]]
+    assert registry.champion(db) == ("green", told[-1]["version"])
+
+
+def test_two_first_starts_at_once_install_one_champion(
+    db: Database, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "STARTER", tmp_path / "starter")
+    write_model(tmp_path / "starter")
+    storage, together = MemoryStorage(), Barrier(3)
+
+    def install(_: int) -> str:
+        together.wait(30)
+        return registry.install_starter(db, storage, settings).version
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(install, range(3))) == ["1"] * 3
+    with db.read() as session:
+        assert session.scalar(select(func.count()).select_from(EventRow)) == 1
