@@ -13,7 +13,7 @@ FLOORS = ("pipeline", "workers", "webhooks")
 
 LAYERS = (
     {"settings", "jobs", "batching"},
-    {"storage", "database", "events", "images", "card"},
+    {"storage", "database", "events", "formats", "images", "card"},
     {"identity", "changes", "outbox", "ledger", "inquiry", "registry", "solutions", "extraction", "rendering"},
     {"classification"},
 )
