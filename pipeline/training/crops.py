@@ -1,0 +1,197 @@
+"""From records to crops: frames out of videos, faces by the very functions that serving uses, and a cache of what was cut.
+
+A cache is a folder of shards, `00000.npy` with `00000.json` and on, named by a hash of everything that decides what is in it.
+A build that was interrupted goes on where it stopped; one that is complete is read without looking at a single picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import images
+from pipeline.extraction import Detector, detector, extract
+from pipeline.jobs import Face, Pixels
+from pipeline.training.datasets import PICTURES, DatasetError, Record
+
+FRAMES = 32
+"""Frames of a video, as the field samples FaceForensics++."""
+SHARD = 32
+"""Records in a shard: of videos, about 150 MB."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How faces are found and cut: the settings of serving."""
+
+    size: int = 224
+    margin: float = 0.15
+    detector: str = "mediapipe"
+    min_detection: float = 0.5
+    min_face_px: int = 48
+    min_blur: float = 12.0
+    max_bytes: int = 20_000_000
+    max_pixels: int = 50_000_000
+    max_side: int = 16_384
+
+    def find(self) -> Detector:
+        """The detector; loads lazily, so call it in the process that uses it."""
+        return detector(self.detector, self.min_detection)
+
+    @property
+    def limits(self) -> images.Limits:
+        """The limits of `images.read`."""
+        return images.Limits(self.max_bytes, self.max_pixels, self.max_side)
+
+    def faces(self, pixels: Pixels, find: Detector) -> list[Face]:
+        """Every face of an upright picture, judged by the quality gate."""
+        return extract(pixels, detector=find, size=self.size, margin=self.margin, min_face_px=self.min_face_px, min_blur=self.min_blur)
+
+
+def pictures(record: Record, cut: Cut, *, frames: int = FRAMES) -> Iterator[Pixels]:
+    """The upright pictures of a record: one, or `frames` of a video or of a folder of frames, evenly spread.
+
+    Raises ImageRefused for a picture that serving would refuse too, DatasetError for a video that cannot be read.
+    """
+    if record.path.is_dir():
+        files = sorted(path for path in record.path.iterdir() if path.suffix.lower() in PICTURES)
+        for number in spread(len(files), frames):
+            yield images.read(files[number].read_bytes(), cut.limits).pixels
+    elif record.moving:
+        yield from video_frames(record.path, frames)
+    else:
+        yield images.read(record.path.read_bytes(), cut.limits).pixels
+
+
+def spread(total: int, count: int) -> list[int]:
+    """`count` numbers evenly spread over `range(total)`, first and last parts alike; all of them if there are fewer."""
+    if total <= count:
+        return list(range(total))
+    return [int((k + 0.5) * total / count) for k in range(count)]
+
+
+def video_frames(path: Path, count: int = FRAMES) -> Iterator[Pixels]:
+    """`count` frames of a video, evenly spread, (h, w, 3) uint8 RGB, upright as OpenCV gives them.
+
+    Frames are counted by reading on, not by jumping: after a jump many codecs give a frame near the one asked for. Fewer
+    come when the file ends before its header says so. Raises DatasetError.
+    """
+    video = cv2.VideoCapture(str(path))
+    try:
+        total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+        if not video.isOpened() or total <= 0:
+            raise DatasetError(f"{path} cannot be read as a video.")
+        wanted = set(spread(total, count))
+        for number in range(max(wanted) + 1):
+            if not video.grab():
+                return
+            if number in wanted:
+                done, frame = video.retrieve()
+                if done:
+                    yield np.ascontiguousarray(frame[..., ::-1])
+    finally:
+        video.release()
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What was cut, on disk: `crops[k]` is (s, s, 3) uint8, read when asked for.
+
+    `record` (n,): the number of each crop's record. `failed`: records without any face that could be judged, by reason.
+    """
+
+    shards: tuple[Pixels, ...]
+    record: npt.NDArray[np.int64]
+    failed: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.record)
+
+    def __getitem__(self, number: int) -> Pixels:
+        for shard in self.shards:
+            if number < len(shard):
+                return np.array(shard[number])
+            number -= len(shard)
+        raise IndexError(number)
+
+
+def cut_record(record: Record, cut: Cut, find: Detector, *, frames: int = FRAMES, largest: bool = True) -> tuple[list[Pixels], str]:
+    """The crops of a record's faces that can be judged, and if there are none why not: a `Reason`, or `refused`.
+
+    `largest`: one face a picture, the largest, as data sets of faces mean it; otherwise every face.
+    """
+    found: list[Pixels] = []
+    why: Counter[str] = Counter()
+    try:
+        for pixels in pictures(record, cut, frames=frames):
+            faces = cut.faces(pixels, find)
+            if largest:
+                faces = sorted(faces, key=lambda face: -face.box.w * face.box.h)[:1]
+            found += [face.crop for face in faces if face.crop is not None]
+            why.update([face.reason.value for face in faces if face.reason] if faces else ["no_face"])
+    except (images.ImageRefused, DatasetError):
+        why["refused"] += 1
+    return found, "" if found else why.most_common(1)[0][0] if why else "refused"
+
+
+def cached(
+    records: Sequence[Record],
+    folder: Path,
+    cut: Cut,
+    *,
+    frames: int = FRAMES,
+    watch: Callable[[Iterable[Any]], Iterable[Any]] = lambda shards: shards,
+) -> Crops:
+    """Cut every record, or take what an earlier call left in `folder`; in the order of the records.
+
+    Records need their hashes (`datasets.hashed`). `watch` wraps the iterable of shards, for a progress bar.
+    """
+    place = folder / _key(records, cut, frames)
+    place.mkdir(parents=True, exist_ok=True)
+    find = cut.find()
+    shards: list[Pixels] = []
+    numbers: list[int] = []
+    failed: Counter[str] = Counter()
+    for start in watch(range(0, len(records), SHARD)):
+        facts = place / f"{start // SHARD:05}.json"
+        if not facts.exists():
+            _write_shard(facts, records[start : start + SHARD], cut, find, frames)
+        told = json.loads(facts.read_text())
+        shards.append(np.load(facts.with_suffix(".npy"), mmap_mode="r"))
+        numbers += [start + number for number in told["record"]]
+        failed.update(told["failed"])
+    return Crops(tuple(shards), np.array(numbers, np.int64), dict(failed))
+
+
+def _write_shard(facts: Path, records: Sequence[Record], cut: Cut, find: Detector, frames: int) -> None:
+    crops: list[Pixels] = [np.empty((0, cut.size, cut.size, 3), np.uint8)]
+    numbers: list[int] = []
+    failed: list[str] = []
+    for number, record in enumerate(records):
+        found, why = cut_record(record, cut, find, frames=frames)
+        crops += [crop[None] for crop in found]
+        numbers += [number] * len(found)
+        failed += [why] if why else []
+    temporary = facts.with_name(f".{facts.stem}.{os.getpid()}.npy")
+    np.save(temporary, np.concatenate(crops))
+    temporary.replace(facts.with_suffix(".npy"))
+    # the facts come last: a shard without them is made again
+    temporary.write_text(json.dumps({"record": numbers, "failed": failed}))
+    temporary.replace(facts)
+
+
+def _key(records: Sequence[Record], cut: Cut, frames: int) -> str:
+    if not all(record.sha256 for record in records):
+        raise DatasetError("Crops are cached by content: the records need their hashes first.")
+    told = json.dumps([asdict(cut), frames, [record.sha256 for record in records]], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:20]

@@ -1,0 +1,259 @@
+"""Labelled pictures and videos of others: FaceForensics++ in its own layout, `real/` and `fake/` folders, or a manifest.
+
+Everything becomes a list of `Record`s. What may be trained on what is checked here: an identity that appears in two splits
+is an error, because a network that has seen a face knows it again.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pipeline import card
+
+PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff"))
+VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm"))
+METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter")
+"""FaceForensics++'s manipulations of its 1,000 YouTube videos."""
+COMPRESSIONS = ("raw", "c23", "c40")
+SPLITS = ("train", "val", "test")
+_COLUMNS = frozenset(("path", "label", "identity", "manipulation", "split", "sha256"))
+
+
+class DatasetError(Exception):
+    """A data set is not laid out as it should be, or would let training see the test. Always permanent."""
+
+    permanent = True
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture, or one video or folder of frames of which some frames are taken.
+
+    `identity` names the people seen, several joined by `+`; empty: unknown, taken for somebody of their own. `split` is
+    empty where the data set has none. `manipulation` is empty for reals.
+    """
+
+    path: Path
+    fake: bool
+    identity: str = ""
+    manipulation: str = ""
+    split: str = ""
+    group: Mapping[str, str] = field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def people(self) -> frozenset[str]:
+        """Everybody seen in it."""
+        return frozenset(self.identity.split("+")) - {""}
+
+    @property
+    def moving(self) -> bool:
+        """Whether it is a video or a folder of frames."""
+        return self.path.is_dir() or self.path.suffix.lower() in VIDEOS
+
+
+def load(root: Path, *, compression: str = "c23") -> list[Record]:
+    """The records of whatever `root` is: a manifest file, a FaceForensics++ tree, or a folder with `real/` and `fake/`.
+
+    Sorted by path, with identities checked against the splits. Raises DatasetError.
+    """
+    if root.is_file():
+        records = manifest(root)
+    elif (root / "original_sequences").is_dir():
+        records = faceforensics(root, compression=compression)
+    elif (root / "real").is_dir() or (root / "fake").is_dir():
+        records = folders(root)
+    else:
+        raise DatasetError(
+            f"{root} is no data set: expected a .csv or .jsonl manifest, FaceForensics++'s original_sequences/, or folders real/ and fake/."
+        )
+    must_be_disjoint(records)
+    return sorted(records, key=lambda record: str(record.path))
+
+
+def folders(root: Path) -> list[Record]:
+    """Pictures and videos under `root/real` and `root/fake`; the sub-folders of `fake` name the manipulations."""
+    records = []
+    for fake, place in ((False, root / "real"), (True, root / "fake")):
+        for path in _files(place):
+            parts = path.relative_to(place).parts
+            method = (parts[0] if len(parts) > 1 else "fake") if fake else ""
+            records.append(Record(path, fake, manipulation=method))
+    if not records:
+        raise DatasetError(f"There are no pictures or videos under {root / 'real'} or {root / 'fake'}.")
+    return records
+
+
+def manifest(path: Path) -> list[Record]:
+    """The records of a `.csv` or `.jsonl` manifest; paths are relative to it.
+
+    Columns: `path` and `label` (real or fake), and where known `identity`, `manipulation`, `split` (train, val, test) and
+    `sha256`; every other column is a group, such as `gender`. Raises DatasetError, naming the line.
+    """
+    return parse(path.read_text(encoding="utf-8"), path.parent, lines=path.suffix.lower() != ".csv")
+
+
+def parse(text: str, root: Path, *, lines: bool = False) -> list[Record]:
+    """The records of a manifest's text, wherever it came from: CSV, or JSON `lines`. See `manifest`."""
+    rows: Iterable[Mapping[str, object]]
+    try:
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else list(csv.DictReader(io.StringIO(text)))
+    except (json.JSONDecodeError, csv.Error) as error:
+        raise DatasetError(f"The manifest cannot be read: {error}.") from error
+    records = []
+    for number, row in enumerate(rows, start=1 if lines else 2):
+        values = {key: str(value) for key, value in row.items() if key is not None and value not in (None, "")}
+        label, split = values.get("label", "").lower(), values.get("split", "")
+        if "path" not in values or label not in ("real", "fake"):
+            raise DatasetError(f"Line {number} of the manifest needs a path and a label, real or fake.")
+        if split and split not in SPLITS:
+            raise DatasetError(f"Line {number} of the manifest has the split {split!r}: train, val and test are known.")
+        group = {key: value for key, value in values.items() if key not in _COLUMNS}
+        method = values.get("manipulation", "fake") if label == "fake" else ""
+        identity, sha256 = values.get("identity", ""), values.get("sha256", "")
+        records.append(Record(root / values["path"], label == "fake", identity, method, split, group, sha256))
+    return records
+
+
+def faceforensics(root: Path, *, compression: str = "c23", splits: Path | None = None, methods: Sequence[str] = METHODS) -> list[Record]:
+    """FaceForensics++ in its own layout: `original_sequences/youtube/{c}/videos`, `manipulated_sequences/{Method}/{c}/videos`.
+
+    `splits` holds the official `train.json`, `val.json` and `test.json` (lists of pairs of video ids; default
+    `root/splits`, or `root` itself). A pair [a, b] gives the reals a and b and the fakes a_b and b_a, all in one split. Where
+    there are folders of frames (`images/`, or a folder for each video) instead of videos, these are taken. Methods that are
+    not there are left out. Raises DatasetError.
+    """
+    if compression not in COMPRESSIONS:
+        raise DatasetError(f"There is no compression {compression!r}: raw, c23 and c40 are known.")
+    place = splits or next((p for p in (root / "splits", root) if (p / "train.json").exists()), None)
+    if place is None:
+        raise DatasetError(f"The official split files train.json, val.json and test.json are neither in {root / 'splits'} nor in {root}.")
+    records: list[Record] = []
+    for split in SPLITS:
+        for a, b in _pairs(place / f"{split}.json"):
+            for video in (a, b):
+                path = _sequence(root / "original_sequences" / "youtube" / compression, video)
+                if path is not None:
+                    records.append(Record(path, False, video, "", split))
+            for method in methods:
+                for target, source in ((a, b), (b, a)):
+                    path = _sequence(root / "manipulated_sequences" / method / compression, f"{target}_{source}")
+                    if path is not None:
+                        records.append(Record(path, True, f"{target}+{source}", method, split))
+    if not records:
+        raise DatasetError(f"None of the videos named by the split files are under {root} at compression {compression}.")
+    return records
+
+
+def must_be_disjoint(records: Iterable[Record]) -> None:
+    """Raise DatasetError when an identity, or the same file by its hash, is in two splits."""
+    seen: dict[str, str] = {}
+    for record in records:
+        if not record.split:
+            continue
+        for key in [f"the identity {person}" for person in sorted(record.people)] + [f"the file {record.sha256}"] * bool(record.sha256):
+            other = seen.setdefault(key, record.split)
+            if other != record.split:
+                raise DatasetError(f"In the data set, {key} is in two splits, {other} and {record.split}: a test would know the face.")
+
+
+def split_by_identity(records: Sequence[Record], *, seed: int, val: float = 0.15, test: float = 0.15) -> list[Record]:
+    """Give every record without a split one, so that nobody is in two.
+
+    People who are seen together go together. Who goes where depends on the seed and the names alone, so that a data set that
+    grows keeps everybody in place, unless new records join two people of different splits (then DatasetError).
+    """
+    parent: dict[str, str] = {}
+
+    def root(person: str) -> str:
+        while parent.setdefault(person, person) != person:
+            person = parent[person]
+        return person
+
+    named = [(record, sorted(record.people) or [f"file {record.path.name}"]) for record in records]
+    for _, people in named:
+        for person in people[1:]:
+            # the least name stands for the group: independent of the order of the records
+            first, second = sorted((root(people[0]), root(person)))
+            parent[second] = first
+    found = []
+    for record, people in named:
+        draw = int.from_bytes(hashlib.sha256(f"{seed} {root(people[0])}".encode()).digest()[:8], "big") / 2**64
+        split = "test" if draw < test else "val" if draw < test + val else "train"
+        found.append(record if record.split else replace(record, split=split))
+    must_be_disjoint(found)
+    return found
+
+
+def hashed(records: Iterable[Record]) -> list[Record]:
+    """The records with the sha256 of each file (of a folder of frames: of its files' hashes). Raises DatasetError when a
+    manifest named another hash: the file has changed."""
+    found = []
+    for record in records:
+        digest = _hash(record.path)
+        if record.sha256 and record.sha256 != digest:
+            raise DatasetError(f"{record.path} is not the file that the manifest describes: its SHA-256 differs.")
+        found.append(replace(record, sha256=digest))
+    must_be_disjoint(found)
+    return found
+
+
+def content_hash(records: Iterable[Record]) -> str:
+    """The data set's hash: over contents, labels, identities and splits, not over places or order. Needs `hashed` records."""
+    lines = []
+    for record in records:
+        if not record.sha256:
+            raise DatasetError(f"{record.path} has no hash yet.")
+        group = json.dumps(dict(record.group), sort_keys=True)
+        lines.append(f"{record.sha256} {record.fake} {record.identity} {record.manipulation} {record.split} {group}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def write(records: Iterable[Record], path: Path) -> None:
+    """Write a `.csv` or `.jsonl` manifest that `manifest` reads back; paths relative to it."""
+    rows = []
+    for record in records:
+        where = record.path.relative_to(path.parent) if record.path.is_relative_to(path.parent) else record.path
+        row = {"path": str(where), "label": "fake" if record.fake else "real", "identity": record.identity}
+        row |= {"manipulation": record.manipulation, "split": record.split, "sha256": record.sha256}
+        rows.append(row | dict(record.group))
+    if path.suffix.lower() == ".csv":
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, columns, restval="")
+            table.writeheader()
+            table.writerows(rows)
+    else:
+        path.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows), encoding="utf-8")
+
+
+def _files(place: Path) -> list[Path]:
+    return sorted(path for path in place.rglob("*") if path.suffix.lower() in PICTURES | VIDEOS and path.is_file())
+
+
+def _pairs(path: Path) -> list[tuple[str, str]]:
+    try:
+        pairs = [(str(a), str(b)) for a, b in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError) as error:
+        raise DatasetError(f"{path} is not a split file, a JSON list of pairs of video ids: {error}.") from error
+    return pairs
+
+
+def _sequence(place: Path, name: str) -> Path | None:
+    for candidate in (place / "videos" / f"{name}.mp4", place / "images" / name, place / "frames" / name, place / name):
+        if candidate.exists():
+            return candidate
+    return None
+
+
+def _hash(path: Path) -> str:
+    if path.is_dir():
+        lines = "".join(f"{file.name} {_hash(file)}\n" for file in sorted(path.iterdir()) if file.is_file())
+        return hashlib.sha256(lines.encode()).hexdigest()
+    return card.sha256(path)

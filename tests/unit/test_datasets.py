@@ -1,0 +1,211 @@
+"""Data sets of others: their layouts, who may be in which split, and the crops cut from them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.extraction import Detection, crop
+from pipeline.jobs import Box
+from pipeline.training import crops, datasets
+from pipeline.training.datasets import DatasetError, Record
+
+
+def _picture(path: Path, shade: int = 90) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(shade)
+    cv2.imwrite(str(path), cv2.resize(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), (160, 120)))
+    return path
+
+
+def _video(path: Path, frames: int = 50) -> Path:
+    """Frame k is all of brightness 4k."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    for k in range(frames):
+        writer.write(np.full((48, 64, 3), 4 * k, np.uint8))
+    writer.release()
+    return path
+
+
+def _somebody(pixels: Any) -> list[Detection]:
+    return [Detection(Box(40, 30, 60, 60), 0.9), Detection(Box(5, 5, 50, 50), 0.8)]
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> crops.Cut:
+    """Cutting with a detector that always finds the same two boxes."""
+    monkeypatch.setattr(crops, "detector", lambda name, score: _somebody)
+    return crops.Cut(size=64, min_blur=0)
+
+
+def test_folders_name_the_manipulations(tmp_path: Path) -> None:
+    for name in ("real/a.jpg", "fake/b.png", "fake/swap/c.jpg", "fake/swap/deep/d.jpg", "real/notes.txt"):
+        _picture(tmp_path / name) if not name.endswith("txt") else (tmp_path / name).write_text("no picture")
+    found = {record.path.name: (record.fake, record.manipulation) for record in datasets.load(tmp_path)}
+    assert found == {"a.jpg": (False, ""), "b.png": (True, "fake"), "c.jpg": (True, "swap"), "d.jpg": (True, "swap")}
+
+
+def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="is no data set"):
+        datasets.load(tmp_path)
+    (tmp_path / "real").mkdir()
+    with pytest.raises(DatasetError, match="no pictures"):
+        datasets.load(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_manifests_come_back_as_they_were_written(tmp_path: Path, suffix: str) -> None:
+    records = [
+        Record(tmp_path / "x/ä,1.jpg", False, "anna", "", "train", {"gender": "female"}, "aa"),
+        Record(tmp_path / "y.jpg", True, "ben+carl", "swap", "test", {}, "bb"),
+    ]
+    datasets.write(records, tmp_path / f"manifest{suffix}")
+    assert datasets.load(tmp_path / f"manifest{suffix}") == records
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path,label\na.jpg,maybe\n", "Line 2"),
+        ("path,label,split\na.jpg,real,training\n", "train, val and test"),
+        ("label\nreal\n", "Line 2"),
+    ],
+)
+def test_a_wrong_manifest_names_its_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DatasetError, match=said):
+        datasets.parse(text, tmp_path)
+
+
+def test_broken_json_lines_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="cannot be read"):
+        datasets.parse('{"path": "a.jpg", "label"', tmp_path, lines=True)
+
+
+@pytest.fixture
+def faceforensics(tmp_path: Path) -> Path:
+    """A tiny tree: 000 and 001 train, 002 and 003 test; FaceSwap as videos, NeuralTextures as folders of frames."""
+    for split, pairs in (("train", [["000", "001"]]), ("val", []), ("test", [["002", "003"]])):
+        (tmp_path / "splits").mkdir(exist_ok=True)
+        (tmp_path / "splits" / f"{split}.json").write_text(json.dumps(pairs))
+    for name in ("000", "001", "002", "003"):
+        _video(tmp_path / f"original_sequences/youtube/c23/videos/{name}.mp4", 3)
+    for name in ("000_001", "001_000", "002_003", "003_002"):
+        _video(tmp_path / f"manipulated_sequences/FaceSwap/c23/videos/{name}.mp4", 3)
+    for k in range(4):
+        _picture(tmp_path / f"manipulated_sequences/NeuralTextures/c23/images/000_001/{k:04}.png", k)
+    return tmp_path
+
+
+def test_faceforensics_gives_each_pair_its_reals_and_fakes(faceforensics: Path) -> None:
+    records = datasets.load(faceforensics)
+    train = {(r.path.stem, r.manipulation, r.identity) for r in records if r.split == "train"}
+    assert train == {
+        ("000", "", "000"),
+        ("001", "", "001"),
+        ("000_001", "FaceSwap", "000+001"),
+        ("001_000", "FaceSwap", "001+000"),
+        ("000_001", "NeuralTextures", "000+001"),
+    }
+    assert sum(record.split == "test" for record in records) == 4
+
+
+def test_faceforensics_at_another_compression_is_not_there(faceforensics: Path) -> None:
+    with pytest.raises(DatasetError, match="compression c40"):
+        datasets.load(faceforensics, compression="c40")
+
+
+def test_an_identity_in_two_splits_is_an_error(tmp_path: Path) -> None:
+    records = [Record(tmp_path / "a", False, "anna", split="train"), Record(tmp_path / "b", True, "ben+anna", "swap", "test")]
+    with pytest.raises(DatasetError, match="identity anna"):
+        datasets.must_be_disjoint(records)
+
+
+def test_the_same_file_in_two_splits_is_an_error(tmp_path: Path) -> None:
+    first, second = _picture(tmp_path / "a.png"), tmp_path / "b.png"
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(DatasetError, match="the file"):
+        datasets.hashed([Record(first, False, "anna", split="train"), Record(second, False, "ben", split="val")])
+
+
+def test_splitting_keeps_people_who_are_seen_together_together() -> None:
+    records = [Record(Path(f"{k}.jpg"), True, f"p{k}+p{k + 1}" if k % 3 else f"p{k}") for k in range(300)]
+    found = datasets.split_by_identity(records, seed=3)
+    shares = [sum(record.split == split for record in found) / 300 for split in datasets.SPLITS]
+    assert shares[0] == pytest.approx(0.7, abs=0.12)
+    # and the order of the records changes nothing
+    assert sorted(map(str, datasets.split_by_identity(records[::-1], seed=3))) == sorted(map(str, found))
+
+
+def test_the_content_hash_follows_contents_and_not_places(tmp_path: Path) -> None:
+    one = datasets.hashed([Record(_picture(tmp_path / "a/x.png"), False, "anna")])
+    moved = datasets.hashed([Record(_picture(tmp_path / "b/y.png"), False, "anna")])
+    assert datasets.content_hash(one) == datasets.content_hash(moved)
+    assert datasets.content_hash([replace(one[0], fake=True)]) != datasets.content_hash(one)
+
+
+def test_a_file_that_is_not_the_manifests_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="differs"):
+        datasets.hashed([Record(_picture(tmp_path / "a.png"), False, sha256="0" * 64)])
+
+
+def test_frames_are_spread_over_the_whole_video(tmp_path: Path) -> None:
+    shades = [frame.mean() / 4 for frame in crops.video_frames(_video(tmp_path / "v.avi"), 5)]
+    np.testing.assert_allclose(shades, [5, 15, 25, 35, 45], atol=1)
+
+
+def test_a_short_video_gives_all_its_frames(tmp_path: Path) -> None:
+    assert len(list(crops.video_frames(_video(tmp_path / "v.avi", 7)))) == 7
+
+
+def test_what_is_no_video_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "v.mp4").write_bytes(b"nothing")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        list(crops.video_frames(tmp_path / "v.mp4"))
+
+
+def test_training_cuts_the_very_bytes_that_serving_cuts(tmp_path: Path, cut: crops.Cut) -> None:
+    # Given a picture
+    path = _picture(tmp_path / "real/a.png")
+    records = datasets.hashed(datasets.load(tmp_path))
+    # When training takes its crops
+    found = crops.cached(records, tmp_path / "cache", cut)
+    # Then the largest face is the one serving cuts
+    pixels = cv2.imread(str(path))[..., ::-1]
+    np.testing.assert_array_equal(found[0], crop(pixels, Box(40, 30, 60, 60), size=64, margin=0.15))
+    assert len(found) == 1
+
+
+def test_a_cache_is_read_without_looking_again_and_mended_where_it_broke_off(
+    tmp_path: Path, cut: crops.Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a data set of more than one shard, one of its files damaged
+    for k in range(40):
+        _picture(tmp_path / f"real/{k:02}.png", k)
+    (tmp_path / "real/05.png").write_bytes(b"broken")
+    records = datasets.hashed(datasets.load(tmp_path))
+    first = crops.cached(records, tmp_path / "cache", cut)
+    assert first.failed == {"refused": 1}
+    assert first.record.tolist() == [k for k in range(40) if k != 5]
+    # When one shard is lost, only its records are looked at again
+    seen: list[Path] = []
+    original = crops.pictures
+    monkeypatch.setattr(crops, "pictures", lambda record, *a, **k: seen.append(record.path) or original(record, *a, **k))
+    next((tmp_path / "cache").rglob("00001.json")).unlink()
+    second = crops.cached(records, tmp_path / "cache", cut)
+    assert len(seen) == 8
+    assert all(np.array_equal(first[k], second[k]) for k in range(39))
+    # and another crop size is another cache
+    assert crops.cached(records, tmp_path / "cache", replace(cut, size=32))[0].shape == (32, 32, 3)
+
+
+def test_pictures_without_a_judgeable_face_are_counted(tmp_path: Path, cut: crops.Cut) -> None:
+    _picture(tmp_path / "real/a.png")
+    records = datasets.hashed(datasets.load(tmp_path))
+    assert crops.cached(records, tmp_path / "cache", replace(cut, min_face_px=100)).failed == {"face_too_small": 1}
