@@ -355,8 +355,9 @@ def due(db: Database, *, wake_after_s: float, limit: int = 500) -> list[tuple[st
     """
     late = and_(JobRow.status == Status.QUEUED.value, JobRow.woken_at < now() - wake_after_s, may_start(), not_(in_paused_queue()))
     with db.write() as session:
-        ids = select(JobRow.id).where(late).order_by(JobRow.woken_at).limit(limit).with_for_update(skip_locked=True)
-        chosen = update(JobRow).where(JobRow.id.in_(ids.scalar_subquery()), late).values(woken_at=now())
+        # A CTE runs once; PostgreSQL may run a subquery for each row, its limit then limits nothing.
+        ids = select(JobRow.id).where(late).order_by(JobRow.woken_at).limit(limit).with_for_update(skip_locked=True).cte("chosen")
+        chosen = update(JobRow).where(JobRow.id.in_(select(ids.c.id)), late).values(woken_at=now())
         rows = session.execute(chosen.returning(JobRow.id, JobRow.stage, JobRow.queue).execution_options(synchronize_session=False)).all()
     return [(job_id, Stage(stage), Queue(queue)) for job_id, stage, queue in rows]
 
