@@ -1,0 +1,13 @@
+"""The JSON API, one module per resource."""
+
+from __future__ import annotations
+
+from flask_openapi3.openapi import OpenAPI
+
+from webhooks.api import deliveries, endpoints, jobs, models, predict, queues
+
+
+def install(app: OpenAPI) -> None:
+    """Add every resource to the application."""
+    for resource in (predict, jobs, endpoints, deliveries, models, queues):
+        app.register_api(resource.blueprint)

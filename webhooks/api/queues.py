@@ -1,0 +1,39 @@
+"""Queues: what waits in them, and pausing them."""
+
+from __future__ import annotations
+
+from flask import Response
+
+from pipeline import inquiry, ledger
+from pipeline.jobs import Queue, Stage
+from webhooks.api.blueprints import answer, resource
+from webhooks.api.schemas import QueuePath, Queues, QueueState
+from webhooks.context import here
+
+blueprint = resource("queues", "One queue per stage and urgency")
+
+
+def _name(stage: Stage, queue: Queue) -> str:
+    return f"interactive.{stage.value}" if queue is Queue.INTERACTIVE else stage.value
+
+
+@blueprint.get("/queues", responses={200: Queues})
+def listing() -> Response:
+    """What waits, and what is paused"""
+    db = here().database
+    backlog = {_name(stage, queue): count for (stage, queue), count in inquiry.backlog(db).items()}
+    return answer(Queues(paused=sorted(ledger.paused(db)), backlog=backlog))
+
+
+@blueprint.post("/queues/<string:name>/pause", responses={200: QueueState})
+def pause(path: QueuePath) -> Response:
+    """Let no more of its jobs start; those that run go on"""
+    ledger.pause(here().database, path.name)
+    return answer(QueueState(name=path.name, paused=True))
+
+
+@blueprint.post("/queues/<string:name>/resume", responses={200: QueueState})
+def resume(path: QueuePath) -> Response:
+    """Let its jobs start again"""
+    ledger.resume(here().database, path.name)
+    return answer(QueueState(name=path.name, paused=False))

@@ -1,0 +1,105 @@
+"""The web application, and the process that serves it: `python -m webhooks.app`."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from flask import Flask
+from flask_openapi3.models.info import Info
+from flask_openapi3.models.security_scheme import SecurityScheme
+from flask_openapi3.openapi import OpenAPI
+
+from pipeline.settings import Settings, SettingsError, settings
+from webhooks import access, api, dashboard, docs, health, inbound, problems
+from webhooks.context import NAME, Context
+
+FORM_OVERHEAD = 1_000_000
+"""What a multipart request may have beside its image."""
+THREADS = 32
+"""Most of them wait: for `/predict`, for the object store."""
+ABOUT = (
+    "Judges faces in images: a calibrated verdict per face, a copy of the image with a mesh over manipulated faces, and a signed webhook."
+)
+
+
+def create_app(settings: Settings) -> Flask:
+    """The application. Opens nothing: database and storage are reached at the first request that needs them."""
+    app = OpenAPI(
+        "webhooks",
+        info=Info(title="Unmask", version="1", description=ABOUT),
+        security_schemes={"key": SecurityScheme(type="http", scheme="bearer", description="The server's API key, if it has one")},
+        validation_error_status=422,
+        validation_error_model=problems.ProblemBody,
+        validation_error_callback=problems.of_validation,
+        doc_ui=False,
+        static_folder=None,
+    )
+    app.extensions[NAME] = Context(settings)
+    app.config.update(
+        SECRET_KEY=settings.secret_key.get_secret_value() if settings.secret_key else secrets.token_urlsafe(32),
+        MAX_CONTENT_LENGTH=settings.max_image_bytes + FORM_OVERHEAD,
+        MAX_FORM_MEMORY_SIZE=500_000,
+        MAX_FORM_PARTS=200,
+        TRUSTED_HOSTS=trusted_hosts(settings),
+        SESSION_COOKIE_NAME="unmask",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_SECURE=settings.url.startswith("https://"),
+        PERMANENT_SESSION_LIFETIME=7 * 86_400,
+    )
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    access.install(app)
+    problems.install(app)
+    for blueprint in (health.blueprint, inbound.blueprint, docs.blueprint, dashboard.blueprint):
+        app.register_blueprint(blueprint)
+    api.install(app)
+    return app
+
+
+def trusted_hosts(settings: Settings) -> list[str] | None:
+    """The names this server answers to; None: any.
+
+    On a loopback address only the names of this machine and of the public URL are right, and another one is a page that
+    has rebound its own name to us. Behind a container's or a proxy's address we cannot know what we are called.
+    """
+    host = settings.web_host
+    try:
+        local = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        return None
+    public = urlsplit(settings.url).hostname
+    return sorted({"localhost", "127.0.0.1", "[::1]", host} | ({public} if public else set()))
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    import waitress
+
+    try:
+        chosen = settings()
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2
+    logging.basicConfig(level=chosen.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # full threads are not worth a line each
+    largest = max(dashboard.UPLOAD_BYTES, chosen.max_image_bytes) + FORM_OVERHEAD
+    waitress.serve(
+        create_app(chosen),
+        host=chosen.web_host,
+        port=chosen.web_port,
+        threads=THREADS,
+        ident="unmask",
+        max_request_body_size=largest,
+        channel_timeout=180,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""The dashboard: pages made on the server, one style sheet, one small script that keeps what is unfinished up to date."""
+
+from __future__ import annotations
+
+from webhooks.dashboard import endpoints, jobs, login, models, words
+from webhooks.dashboard.blueprint import blueprint
+from webhooks.dashboard.jobs import UPLOAD_BYTES
+
+__all__ = ["UPLOAD_BYTES", "blueprint", "endpoints", "jobs", "login", "models", "words"]

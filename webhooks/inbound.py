@@ -1,0 +1,67 @@
+"""Upload notifications of object stores, as they post them: `POST /events/seaweedfs` and `POST /events/minio`.
+
+Whoever posts must carry the bearer token of the setting `events_token`; nothing unsigned is taken. What a notification
+describes and we do not want (directories, our own output, other buckets) is accepted and forgotten, so that no sender
+repeats it. A database that is away is 503, so that senders which do repeat will.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flask import Blueprint, request
+from werkzeug.exceptions import BadRequest
+
+from pipeline import events
+from pipeline.events import EventError
+from pipeline.jobs import Queue, Upload
+from webhooks.accepting import take
+from webhooks.access import bearer, same
+from webhooks.context import here
+from webhooks.problems import Problem
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 4_000_000
+
+blueprint = Blueprint("inbound", __name__, url_prefix="/events")
+
+
+@blueprint.before_request
+def _authenticate() -> None:
+    token = here().settings.events_token
+    if token is None:
+        raise Problem(401, "Notifications are not taken while UNMASK_EVENTS_TOKEN is not set.", {"WWW-Authenticate": "Bearer"})
+    if not same(bearer(), token.get_secret_value()):
+        raise Problem(401, "The notification does not carry the right bearer token.", {"WWW-Authenticate": "Bearer"})
+
+
+@blueprint.post("/seaweedfs")
+def seaweedfs() -> tuple[dict[str, Any], int]:
+    """A SeaweedFS filer webhook."""
+    return _accept(events.from_seaweedfs)
+
+
+@blueprint.post("/minio")
+def minio() -> tuple[dict[str, Any], int]:
+    """A MinIO webhook target, which posts S3 event records."""
+    return _accept(events.from_s3_records)
+
+
+def _accept(read: Callable[[Mapping[str, Any]], list[Upload]]) -> tuple[dict[str, Any], int]:
+    request.max_content_length = MAX_BODY
+    try:
+        body = request.get_json(force=True)
+        uploads = read(body)
+    except (BadRequest, EventError) as error:
+        raise Problem(400, str(error) if isinstance(error, EventError) else "The body is not JSON.") from error
+    context = here()
+    jobs = []
+    for upload in uploads:
+        if why := events.admissible(upload, context.settings):
+            log.debug("not taken: %s/%s: %s", upload.bucket, upload.key, why)
+            continue
+        jobs.append(take(context, upload, Queue.BULK).job_id)
+    return {"jobs": jobs}, 200

@@ -1,0 +1,100 @@
+"""Pictures for pages: small clean copies, decoded by the image reader and written anew, never the bytes somebody sent."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from threading import Lock, Semaphore
+from typing import Literal
+
+from pipeline import images
+from pipeline.database import FaceRow, JobRow
+from pipeline.extraction import crop
+from pipeline.images import Limits
+from pipeline.jobs import Box, Pixels
+from webhooks.context import Context
+from webhooks.problems import Problem
+
+Side = Literal[128, 320, 1280]
+"""The longer side in pixels: a row of a list, a card, a whole page."""
+FACE_PX = 128
+CACHE_BYTES = 48_000_000
+
+
+class _Shelf:
+    """The pictures shown last, up to a number of bytes. What a job's picture shows never changes, so nothing expires."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._bytes = 0
+        self._kept: OrderedDict[tuple[str, ...], bytes] = OrderedDict()
+        self._lock = Lock()
+        self._decoding = Semaphore(2)  # a page of thumbnails must not decode fifty pictures at once
+
+    def get(self, name: tuple[str, ...], make: Callable[[], bytes]) -> bytes:
+        if (known := self._look(name)) is not None:
+            return known
+        with self._decoding:
+            if (known := self._look(name)) is not None:
+                return known
+            data = make()
+        with self._lock:
+            self._kept[name] = data
+            self._bytes += len(data)
+            while self._bytes > self._most and len(self._kept) > 1:
+                self._bytes -= len(self._kept.popitem(last=False)[1])
+        return data
+
+    def _look(self, name: tuple[str, ...]) -> bytes | None:
+        with self._lock:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+            return self._kept.get(name)
+
+
+_shelf = _Shelf(CACHE_BYTES)
+
+
+def source(context: Context, job: JobRow, side: Side) -> bytes:
+    """The image that was uploaded, as a JPEG of at most `side` pixels. Raises SourceGone, ImageRefused, StorageError."""
+    return _shelf.get((job.id, "source", str(side)), lambda: images.thumbnail(_decoded(context, job), side))
+
+
+def annotated(context: Context, job: JobRow, side: Side) -> bytes:
+    """The annotated image, as a JPEG of at most `side` pixels. Raises Problem while there is none, StorageError."""
+
+    def make() -> bytes:
+        data = annotated_png(context, job)
+        settings = context.settings
+        whole = Limits(len(data), settings.max_image_pixels, settings.max_image_side)
+        return images.thumbnail(images.read(data, whole).pixels, side)
+
+    return _shelf.get((job.id, "annotated", str(side)), make)
+
+
+def face(context: Context, job: JobRow, row: FaceRow) -> bytes:
+    """One face, cut from the image just as the classifier sees it, as a JPEG of 128 pixels a side."""
+
+    def make() -> bytes:
+        cut = crop(_decoded(context, job), Box(row.x, row.y, row.w, row.h), size=FACE_PX, margin=0.15)
+        return images.thumbnail(cut, FACE_PX)
+
+    return _shelf.get((job.id, "face", str(row.index)), make)
+
+
+def annotated_png(context: Context, job: JobRow) -> bytes:
+    """The annotated image itself. Raises Problem while there is none, StorageError."""
+    return result(context, job.annotated_key, 4 * context.settings.max_image_pixels)
+
+
+def result(context: Context, key: str | None, max_bytes: int) -> bytes:
+    """An object of the results bucket. Raises Problem while there is none, StorageError."""
+    if key is None:
+        raise Problem(404, "The job has no result, or none yet.")
+    return context.storage.fetch(context.settings.results_bucket, key, max_bytes=max_bytes)
+
+
+def _decoded(context: Context, job: JobRow) -> Pixels:
+    settings = context.settings
+    data = context.storage.fetch(job.bucket, job.key, version_id=job.version_id, etag=job.etag, max_bytes=settings.max_image_bytes)
+    return images.read(data, Limits.of(settings)).pixels
