@@ -1,0 +1,128 @@
+"""The Celery application, its queues, and the one way to wake a job.
+
+The database is the truth; the broker only carries wake-ups, each with a job id. It may lose all of them, or repeat them:
+claims in the ledger see to it that no work is done twice, and upkeep wakes whatever nobody came for.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from celery import Celery, Signature, chain
+from celery.exceptions import OperationalError
+from kombu import Queue as Channel
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+
+from pipeline.jobs import STAGES, Queue, Stage
+from pipeline.settings import Settings, settings
+
+log = logging.getLogger(__name__)
+
+UPKEEP = "upkeep"
+SOFT_SHUTDOWN_S = 10.0
+"""How long a worker that was sent SIGQUIT lets its tasks run on before they go back to the queue. SIGTERM waits for them."""
+RESTORE_S = 5
+"""How often messages of vanished workers are looked for."""
+
+app = Celery("unmask")
+
+
+def queue_of(stage: Stage, queue: Queue) -> str:
+    """The broker's name of the queue of a stage: `extract`, `interactive.extract` and so on."""
+    return f"interactive.{stage.value}" if queue is Queue.INTERACTIVE else stage.value
+
+
+def queues(stage: Stage) -> tuple[str, str]:
+    """Both queues of a stage, the one that goes first in front: what its worker is to be started with."""
+    return queue_of(stage, Queue.INTERACTIVE), queue_of(stage, Queue.BULK)
+
+
+def configure(chosen: Settings) -> None:
+    """Make the application speak to the broker of these settings; done on import with the process's own.
+
+    Another broker can only be chosen before the first message is sent: connections are kept.
+    """
+    names = [name for stage in STAGES for name in queues(stage)] + [UPKEEP]
+    app.conf.update(
+        broker_url=chosen.broker_url,
+        broker_connection_timeout=3,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            # One value for every consumer: on Redis the shortest one wins for all queues.
+            "visibility_timeout": 2 * chosen.stage_limit_s,
+            "unacked_restore_interval": RESTORE_S,
+            "unacked_restore_throttle": 1,
+            "unacked_restore_limit": 100,
+            # A worker looks into its queues in the order they are given: interactive first.
+            "queue_order_strategy": "priority",
+            "socket_timeout": 5,
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+            "health_check_interval": 15,
+            "retry_on_timeout": True,
+            # Without these a sender would try for seconds on end while the broker is away.
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0.1,
+            "interval_max": 0.2,
+        },
+        task_queues=[Channel(name) for name in names],
+        task_default_queue=UPKEEP,
+        task_create_missing_queues=False,
+        task_serializer="json",
+        result_serializer="json",
+        event_serializer="json",
+        accept_content=["json"],
+        result_backend=None,
+        task_ignore_result=True,
+        task_acks_late=True,
+        # A task whose process was killed comes again, but only so often; the ledger's attempts cap it in any case.
+        task_retry_on_worker_lost=True,
+        task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5},
+        task_time_limit=chosen.stage_limit_s,
+        task_soft_time_limit=chosen.stage_limit_s - 2,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_soft_shutdown_timeout=SOFT_SHUTDOWN_S,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_proc_alive_timeout=60.0,
+        worker_max_memory_per_child=2_000_000,
+        worker_send_task_events=False,
+        worker_redirect_stdouts=False,
+        worker_log_format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        worker_task_log_format="%(asctime)s %(levelname)s %(task_name)s: %(message)s",
+        enable_utc=True,
+        timezone="UTC",
+    )
+
+
+configure(settings())
+
+
+def wake(job_id: str, stage: Stage = Stage.EXTRACT, queue: Queue = Queue.BULK) -> bool:
+    """Send the chain of a job on its way, from `stage` on. Never raises for the broker's sake.
+
+    False: the message could not be sent. Nothing is lost: upkeep wakes the job later, and sooner after `ledger.unwoken`.
+    """
+    steps = [_step(step, job_id, queue) for step in STAGES[STAGES.index(stage) :]]
+    return _sent(chain(*steps), f"job {job_id}")
+
+
+def deliver_soon() -> bool:
+    """Have due webhooks delivered now and not at the next beat. False: the broker did not take the message."""
+    return _sent(app.signature("unmask.deliver", queue=UPKEEP, expires=5.0), "webhook delivery")
+
+
+def _step(stage: Stage, job_id: str, queue: Queue) -> Signature:
+    return app.signature(f"unmask.{stage.value}", args=(job_id,), immutable=True, queue=queue_of(stage, queue))
+
+
+def _sent(message: Signature, what: str) -> bool:
+    try:
+        message.apply_async(retry=False, ignore_result=True)
+    except (OperationalError, KombuError, RedisError, OSError) as error:
+        log.warning("The broker did not take the message for %s: %s", what, error)
+        return False
+    return True

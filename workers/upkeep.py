@@ -1,0 +1,123 @@
+"""What has to be done again and again: expired leases, lost wake-ups, lost upload events, due webhooks, leftovers.
+
+All of it may run late, twice or in several places at once: every task looks at the database and does what is due. Start
+with `celery -A workers.upkeep worker` and one `celery -A workers.upkeep beat`.
+"""
+
+from __future__ import annotations
+
+import logging
+from threading import Lock
+from typing import Any, cast
+
+from pipeline import inquiry, ledger
+from pipeline.database import Database, database
+from pipeline.jobs import STAGES
+from pipeline.settings import Settings, settings
+from pipeline.storage import StorageError, storage
+from webhooks import outbound
+from workers import ingest, scratch
+from workers.app import UPKEEP, app, queues, wake
+
+log = logging.getLogger(__name__)
+
+WAKE_S = 1.0
+DELIVER_S = 1.0
+TIDY_S = 600.0
+WAKE_AT_MOST = 500
+
+
+def _schedule(chosen: Settings) -> dict[str, dict[str, object]]:
+    periods = {
+        "unmask.sweep": chosen.sweep_s,
+        "unmask.wake": WAKE_S,
+        "unmask.reconcile": chosen.reconcile_s,
+        "unmask.deliver": DELIVER_S,
+        "unmask.tidy": TIDY_S,
+    }
+    # A run that nobody came to before the next one is due is of no use any more.
+    return {name: {"task": name, "schedule": period, "options": {"queue": UPKEEP, "expires": period}} for name, period in periods.items()}
+
+
+app.conf.beat_schedule = _schedule(settings())
+
+
+@app.task(name="unmask.sweep", acks_late=False)
+def sweep() -> int:
+    """Take back the jobs of workers that died; returns how many are queued again."""
+    chosen = settings()
+    swept = ledger.sweep(database(chosen.database), max_attempts=chosen.max_attempts)
+    if swept:
+        log.warning("%d jobs of dead or stalled workers are queued again", len(swept))
+        wake_due(database(chosen.database), chosen)
+    return len(swept)
+
+
+@app.task(name="unmask.wake", acks_late=False)
+def wake_waiting() -> int:
+    """Wake jobs whose message is lost or whose wait after a failure is over; returns how many."""
+    chosen = settings()
+    return wake_due(database(chosen.database), chosen)
+
+
+def wake_due(db: Database, chosen: Settings) -> int:
+    """Wake as many due jobs as there are queued jobs without a message, those known to have none first.
+
+    A long backlog is not a loss: as long as the broker holds a message for each queued job, nobody is woken twice.
+    """
+    queued = sum(inquiry.backlog(db).values())
+    if queued == 0:
+        return 0
+    missing = queued - _messages()
+    if missing <= 0:
+        return 0
+    due = ledger.due(db, wake_after_s=chosen.wake_after_s, limit=min(missing, WAKE_AT_MOST))
+    unsent = [job_id for job_id, stage, queue in due if not wake(job_id, stage, queue)]
+    if unsent:
+        ledger.unwoken(db, unsent)
+    return len(due) - len(unsent)
+
+
+def _messages() -> int:
+    """How many wake-ups wait in the broker."""
+    with app.pool.acquire(block=True) as connection:
+        client = cast(Any, connection.default_channel).client
+        return sum(int(client.llen(name)) for stage in STAGES for name in queues(stage))
+
+
+_listing = Lock()
+_listed_to = ""
+
+
+@app.task(name="unmask.reconcile", acks_late=False)
+def reconcile() -> int:
+    """List the inbox for uploads whose event was lost; a large inbox in several parts. Returns how many were found."""
+    global _listed_to
+    chosen = settings()
+    if not _listing.acquire(blocking=False):
+        return 0  # the run before is not through yet
+    try:
+        budget_s = chosen.reconcile_s / 2
+        done = ingest.reconcile(database(chosen.database), storage(chosen), chosen, after=_listed_to, budget_s=budget_s)
+        _listed_to = done.after
+    except StorageError as error:
+        log.warning("The inbox could not be listed: %s", error)
+        return 0
+    finally:
+        _listing.release()
+    if done.found:
+        log.warning("%d uploads were found whose event had been lost", done.found)
+    return done.found
+
+
+@app.task(name="unmask.deliver", acks_late=False)
+def deliver() -> int:
+    """Send the webhooks that are due; returns how many were tried."""
+    chosen = settings()
+    return outbound.deliver_due(database(chosen.database), chosen)
+
+
+@app.task(name="unmask.tidy", acks_late=False)
+def tidy() -> int:
+    """Remove forgotten working copies; returns how many."""
+    return scratch.tidy(settings())
