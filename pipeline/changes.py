@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import traceback
 from dataclasses import asdict
 from math import isqrt
 from typing import Any
@@ -13,6 +15,11 @@ from sqlalchemy.orm import Session
 from pipeline import outbox
 from pipeline.database import FaceRow, HistoryRow, JobRow, PauseRow, now
 from pipeline.jobs import Box, Face, Quality, Queue, Reason, Stage, Status, Verdict
+
+BACKOFF_S = (1.0, 5.0, 25.0, 125.0)
+"""Wait before the second attempt, the third and so on; the last holds from there on. Each +-20 %, so that jobs that failed
+together do not all come back together."""
+MAX_TRACEBACK = 20_000
 
 QUEUED: dict[str, Any] = {"status": Status.QUEUED.value, "lease_until": None, "worker": ""}
 """Column values of a job that nobody works on."""
@@ -62,6 +69,16 @@ def in_queue(name: Any) -> ColumnElement[bool]:
 def in_paused_queue() -> ColumnElement[bool]:
     """The job waits in a queue that a person has paused."""
     return exists().where(in_queue(PauseRow.queue))
+
+
+def backoff_s(attempt: int) -> float:
+    """How long to wait after a failed attempt, counted from 1."""
+    return BACKOFF_S[min(attempt, len(BACKOFF_S)) - 1] * random.uniform(0.8, 1.2)
+
+
+def traceback_of(error: BaseException) -> str:
+    """Class, message and traceback of an error; of a very long one the end."""
+    return clean("".join(traceback.format_exception(error)))[-MAX_TRACEBACK:]
 
 
 def clean(text: str) -> str:

@@ -8,11 +8,9 @@ too. Leases and due times go by the database's clock. History and webhook events
 
 from __future__ import annotations
 
-import random
-import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,13 +19,24 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
 from pipeline import identity, outbox
-from pipeline.changes import QUEUED, change, clean, end, face_of, face_rows, face_values, in_paused_queue, in_queue, may_start, record
+from pipeline.changes import (
+    QUEUED,
+    backoff_s,
+    change,
+    clean,
+    end,
+    face_of,
+    face_rows,
+    face_values,
+    in_paused_queue,
+    in_queue,
+    may_start,
+    record,
+    traceback_of,
+)
 from pipeline.database import Database, FaceRow, JobRow, PauseRow, now
 from pipeline.jobs import Face, Judgement, ModelName, Queue, Reason, Stage, Status, Upload, Verdict, new_id, worst
 
-BACKOFF_S = (1.0, 5.0, 25.0, 125.0)
-"""Wait before the second attempt, the third and so on; the last holds from there on. Each +-20 %."""
-MAX_ERROR = 20_000
 REQUEUEABLE = (Status.FAILED, Status.REFUSED, Status.SOURCE_GONE, Status.CANCELLED)
 """What a person may send through again. A done job keeps its result: upload the image again to have it judged anew."""
 
@@ -92,21 +101,9 @@ def accept(db: Database, upload: Upload, *, queue: Queue = Queue.BULK) -> Accept
                 waiting = JobRow.status.in_([Status.QUEUED.value, Status.RUNNING.value])
                 session.execute(update(JobRow).where(JobRow.id == found.job_id, waiting).values(queue=queue.value))
             return Accepted(found.job_id, created=False)
-        job = JobRow(
-            id=new_id(),
-            bucket=upload.bucket,
-            key=upload.key,
-            version_id=upload.version_id,
-            etag=upload.etag,
-            sequencer=upload.sequencer,
-            size=upload.size,
-            origin=upload.origin,
-            queue=queue.value,
-            status=Status.QUEUED.value,
-            stage=Stage.EXTRACT.value,
-            woken_at=now(),
-            created_at=now(),
-        )
+        known = {name: value for name, value in asdict(upload).items() if name != "modified"}
+        waits = {"queue": queue.value, "status": Status.QUEUED.value, "stage": Stage.EXTRACT.value}
+        job = JobRow(id=new_id(), **known, **waits, woken_at=now(), created_at=now())
         session.add(job)
         session.flush()
         record(session, job.id, "accepted", Stage.EXTRACT, detail=upload.origin)
@@ -229,9 +226,7 @@ def classified(db: Database, claim: Claim, judgements: list[Judgement], model: M
         of_model = {"model_name": model.name, "model_version": model.version, "model_sha256": model.sha256}
         if not (job := _advance(session, claim, Stage.RENDER, milliseconds, **of_model)):
             return False
-        rows = {
-            row.index: row for row in session.scalars(select(FaceRow).where(FaceRow.job_id == claim.job_id).options(defer(FaceRow.crop)))
-        }
+        rows = {row.index: row for row in session.scalars(face_rows(claim.job_id).options(defer(FaceRow.crop)))}
         for judgement in judgements:
             if (row := rows.get(judgement.index)) is None:
                 raise LedgerError(f"Job {claim.job_id} has no face {judgement.index} to judge.")
@@ -251,35 +246,26 @@ def classified(db: Database, claim: Claim, judgements: list[Judgement], model: M
 
 def finished(db: Database, claim: Claim, *, annotated_key: str, result_key: str, milliseconds: float) -> bool:
     """The results are in the bucket: the job is `done`, and `job.done` announced. False: the claim is lost."""
-    timings = {**claim.timings_ms, claim.stage.value: round(milliseconds, 1)}
+    results: dict[str, Any] = {"annotated_key": annotated_key, "result_key": result_key, "error": None}
+    results["timings_ms"] = {**claim.timings_ms, claim.stage.value: round(milliseconds, 1)}
+    if claim.stage is not Stage.RENDER:
+        raise LedgerError(f"Job {claim.job_id} cannot be done: it is at the {claim.stage.value} stage.")
     with db.write() as session:
-        job = end(
-            session,
-            claim.job_id,
-            Status.DONE,
-            *_held(claim),
-            JobRow.stage == Stage.RENDER.value,
-            event="job.done",
-            annotated_key=annotated_key,
-            result_key=result_key,
-            timings_ms=timings,
-            error=None,
-        )
-        return job is not None
+        return end(session, claim.job_id, Status.DONE, *_held(claim), event="job.done", **results) is not None
 
 
 def retry(db: Database, claim: Claim, error: BaseException, *, max_attempts: int, permanent: bool, sentence: str) -> Status:
-    """The stage went wrong. Back to `queued` with a wait of `BACKOFF_S`, or `failed` (and `job.failed` announced) if it is
-    permanent or the attempts are used up. Returns where the job stands now, whoever brought it there.
+    """The stage went wrong: `queued` again, to wait for 1, 5, 25, then always 125 s (+-20 %), or `failed` and `job.failed`
+    announced, if it is permanent or the attempts are used up. Returns where the job stands now, whoever brought it there.
 
     `sentence` is for the user; the error's class and traceback are kept for operators.
     """
-    sentence, told = clean(sentence), clean("".join(traceback.format_exception(error)))[-MAX_ERROR:]
+    sentence, told = clean(sentence), traceback_of(error)
     with db.write() as session:
         if permanent or claim.attempt >= max_attempts:
             job = end(session, claim.job_id, Status.FAILED, *_held(claim), event="job.failed", reason=sentence, error=told)
         else:
-            wait = BACKOFF_S[min(claim.attempt, len(BACKOFF_S)) - 1] * random.uniform(0.8, 1.2)
+            wait = backoff_s(claim.attempt)
             job = change(session, claim.job_id, *_held(claim), **QUEUED, next_attempt_at=now() + wait, woken_at=0.0, error=told)
             if job is not None:
                 record(session, job.id, "retried", claim.stage, claim.attempt, claim.worker, f"{sentence} Again in {wait:.1f} s.")
@@ -332,18 +318,18 @@ def sweep(db: Database, *, max_attempts: int, limit: int = 500) -> list[str]:
     Returns the ids of those queued again; they are `due` at once. Any number of sweepers may run.
     """
     expired = and_(JobRow.status == Status.RUNNING.value, JobRow.lease_until < now())
-    query = select(JobRow.id, JobRow.fence, JobRow.stage, JobRow.attempts).where(expired).order_by(JobRow.lease_until).limit(limit)
+    columns = (JobRow.id, JobRow.fence, JobRow.stage, JobRow.attempts, JobRow.worker)
     with db.read() as session:
-        found = session.execute(query).all()
+        found = session.execute(select(*columns).where(expired).order_by(JobRow.lease_until).limit(limit)).all()
     requeued = []
-    for job_id, fence, stage, attempts in found:
+    for job_id, fence, stage, attempts, worker in found:
         as_seen = (expired, JobRow.fence == fence)
         with db.write() as session:
             if attempts >= max_attempts:
                 reason = f"The {stage} stage was tried {attempts} times; the last time its worker died or stalled."
                 end(session, job_id, Status.FAILED, *as_seen, event="job.failed", reason=reason)
             elif change(session, job_id, *as_seen, **QUEUED, next_attempt_at=None, woken_at=0.0) is not None:
-                record(session, job_id, "swept", Stage(stage), attempts, detail="The worker died or stalled.")
+                record(session, job_id, "swept", Stage(stage), attempts, worker, "The worker died or stalled.")
                 requeued.append(job_id)
     return requeued
 
