@@ -1,0 +1,217 @@
+"""Evaluation by the serving classifier, on pictures found and on fakes made here; and its report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.card import Thresholds
+from pipeline.classification import load
+from pipeline.extraction import Detection
+from pipeline.jobs import Box
+from pipeline.training import crops, evaluation, figures, report
+from pipeline.training.datasets import DatasetError
+from pipeline.training.figures import CLEAN, Scored
+from tests.fixtures.models import write_model
+
+BOUNDS = Thresholds(authentic_below=0.3, manipulated_from=0.7)
+
+
+@pytest.fixture
+def green(tmp_path: Path) -> Any:
+    """A classifier that calls green faces fake."""
+    return load(write_model(tmp_path / "models", size=64), runtime="openvino", precision="f32", threads=1)
+
+
+@pytest.fixture
+def somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector that finds a face in the left half and one in the right half of every picture but wholly black ones."""
+
+    def find(pixels: Any) -> list[Detection]:
+        h, w = pixels.shape[:2]
+        return [Detection(Box(4, 4, w // 2 - 8, h - 8), 0.9), Detection(Box(w // 2 + 4, 4, w // 2 - 8, h - 8), 0.8)] if pixels.any() else []
+
+    monkeypatch.setattr(crops, "detector", lambda name, score: find)
+
+
+def _faces(path: Path, left: tuple[int, int, int], right: tuple[int, int, int], seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 20, (120, 240, 3))
+    picture = np.concatenate([np.full((120, 120, 3), left), np.full((120, 120, 3), right)], axis=1) + noise
+    cv2.imwrite(str(path), picture[..., ::-1].astype(np.uint8))
+
+
+SKIN, GREEN = (200, 120, 100), (20, 220, 30)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Six reals; four fakes of one method, of which one face of two is green; two of another that look real; one black."""
+    root = tmp_path / "pictures"
+    for k in range(6):
+        _faces(root / f"real/{k}.png", SKIN, SKIN, k)
+    for k in range(4):
+        _faces(root / f"fake/swap/{k}.png", SKIN, GREEN, 10 + k)
+    for k in range(2):
+        _faces(root / f"fake/subtle/{k}.png", SKIN, SKIN, 20 + k)
+    cv2.imwrite(str(root / "fake/swap/black.png"), np.zeros((50, 100, 3), np.uint8))
+    (root / "real/broken.jpg").write_bytes(b"not a picture")
+    return root
+
+
+def test_folders_of_anybody_are_measured_one_set_for_each_method(green: Any, somebody: None, pictures: Path) -> None:
+    # When
+    found = evaluation.evaluate(green, pictures, cut=crops.Cut(min_face_px=20, min_blur=0))
+    # Then the worst face of each picture counted
+    assert set(found["sets"]) == {"swap", "subtle"}
+    swap, subtle = found["sets"]["swap"], found["sets"]["subtle"]
+    assert (swap["n"], swap["auc"], swap["accuracy"], swap["tpr_at_1fpr"]) == (10, 1.0, 1.0, 1.0)
+    assert swap["verdicts"]["fake"] == {"manipulated": 4, "uncertain": 0, "authentic": 0}
+    assert subtle["accuracy"] == 0.5
+    # and what could not be judged is counted
+    assert found["failed_faces"] == {"swap": {"no_face": 1, "refused": 1}, "subtle": {"refused": 1}}
+    assert found["false_positive_rate"] == 0
+    assert set(found["grid"]) == {"jpeg", "size"}
+    assert set(found["grid"]["jpeg"]) == {"95", "75", "50"}
+    assert found["model"]["sha256"] == green.name.sha256
+
+
+def test_the_scores_are_those_of_serving(green: Any, somebody: None, pictures: Path) -> None:
+    found = evaluation.found_sets(
+        evaluation.Scorer(green),
+        [record for record in evaluation.datasets.load(pictures) if record.manipulation == "swap"],
+        cut := crops.Cut(size=64, min_face_px=20, min_blur=0),
+        (CLEAN,),
+    )
+    pixels = cv2.imread(str(pictures / "fake/swap/0.png"))[..., ::-1]
+    faces = cut.faces(pixels, cut.find())
+    served = max(score for score, _ in green.judge(np.stack([face.crop for face in faces])))
+    assert found["swap"][CLEAN].scores[0] == pytest.approx(served, abs=1e-9)
+
+
+def test_reals_alone_give_a_false_positive_rate_and_no_auc(green: Any, somebody: None, tmp_path: Path) -> None:
+    _faces(tmp_path / "real/a.png", SKIN, SKIN)
+    _faces(tmp_path / "real/b.png", GREEN, SKIN)
+    found = evaluation.evaluate(green, tmp_path, cut=crops.Cut(min_face_px=20, min_blur=0), grid=False)
+    assert found["sets"]["real"]["auc"] is None
+    assert found["false_positive_rate"] == 0.5
+    assert found["sets"]["real"]["verdicts"]["real"]["manipulated"] == 1
+    assert report.write(found, tmp_path / "report").exists()
+
+
+def test_a_manifest_takes_only_the_split_asked_for(green: Any, somebody: None, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        _faces(tmp_path / f"{name}.png", SKIN, SKIN)
+    (tmp_path / "m.csv").write_text("path,label,identity,split\na.png,real,anna,train\nb.png,real,ben,test\n")
+    assert evaluation.evaluate(green, tmp_path / "m.csv", grid=False, cut=crops.Cut(min_blur=0))["sets"]["real"]["n"] == 1
+    with pytest.raises(DatasetError, match="split val"):
+        evaluation.evaluate(green, tmp_path / "m.csv", split="val")
+
+
+def test_a_crop_seen_before_is_not_run_again() -> None:
+    class Counting:
+        class card:
+            temperature = 1.0
+
+        runs = 0
+
+        def logits(self, crops: Any) -> Any:
+            self.runs += len(crops)
+            return crops.mean(axis=(1, 2, 3)).astype(np.float32)
+
+    score = evaluation.Scorer(counting := Counting())  # type: ignore[arg-type]
+    dark, light = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8, 3), np.uint8)
+    np.testing.assert_allclose(score([dark, light, dark]), [0.5, 0.731, 0.5], atol=1e-3)
+    score([light, light])
+    assert counting.runs == 2
+
+
+def _scored(fakes: list[float], reals: list[float], groups: list[dict[str, str]] | None = None) -> Scored:
+    n = len(fakes) + len(reals)
+    return Scored(np.array(fakes + reals), np.array([True] * len(fakes) + [False] * len(reals)), (), tuple(groups or [{}] * n))
+
+
+def test_groups_are_compared_with_all_and_small_ones_left_out() -> None:
+    # Given nine women of whom three are called fake, nine men of whom none is, and two others
+    women, men, others = [0.9] * 3 + [0.1] * 6, [0.1] * 9, [0.9] * 2
+    groups = [{"gender": "female"}] * 9 + [{"gender": "male"}] * 9 + [{"gender": "other"}] * 2
+    found = figures.document({"swap": {CLEAN: _scored([], women + men + others, groups)}}, BOUNDS, seed=1)
+    assert set(found["groups"]["gender"]) == {"female", "male"}
+    assert found["false_positive_rate"] == pytest.approx(5 / 20)
+    assert found["groups"]["gender"]["female"]["over_overall"] == pytest.approx((3 / 9) / (5 / 20))
+    assert found["groups"]["gender"]["male"]["false_positive_rate"] == 0
+
+
+def test_the_grid_says_what_compression_costs() -> None:
+    clean, squeezed = _scored([0.9, 0.8], [0.1, 0.2]), _scored([0.9, 0.1], [0.1, 0.2])
+    found = figures.document({"swap": {CLEAN: clean, ("jpeg", 50): squeezed}}, BOUNDS, seed=1)
+    assert found["grid"]["jpeg"]["50"]["swap"]["auc_lost"] == pytest.approx(1 - 2.5 / 4)
+
+
+def test_the_document_has_the_promised_keys_and_the_report_stands_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    sets = {
+        name: {CLEAN: _scored(rng.uniform(0.3, 1, 50).tolist(), rng.uniform(0, 0.7, 20).tolist())}
+        for name in ("self_blended", "face_swap", "region", "warp")
+    }
+    found = figures.document(sets, BOUNDS, seed=1)
+    for values in found["sets"].values():
+        assert {"n", "auc", "auc_ci", "eer", "tpr_at_1fpr", "ece15", "accuracy"} <= set(values)
+    whole = {
+        "model": {"name": "<b>x</b>", "version": "1", "sha256": "", "precision": "f32"},
+        "seed": 1,
+        "split": "test",
+        "manifest": "0" * 64,
+        "thresholds": BOUNDS.model_dump(),
+        "weighting": "even",
+        **json.loads(json.dumps(found)),
+    }
+    page = report.write(whole, tmp_path / "report").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "&lt;b&gt;x" in page
+    assert "src='http" not in page
+    for name in ("roc", "reliability", "sets", "risk_coverage"):
+        assert cv2.imread(str(tmp_path / "report" / f"{name}.png")) is not None
+
+
+def test_without_matplotlib_the_report_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(report.ReportError, match="need matplotlib"):
+        report.training_curve([{"seen": 1, "loss": 1.0}], tmp_path / "curve.png")
+
+
+@pytest.mark.timeout(120)
+def test_fakes_made_here_from_portraits_are_measured_without_tensorflow(green: Any, tmp_path: Path) -> None:
+    # Given one portrait, and its mirror image as a second person
+    data = pytest.importorskip("skimage.data")
+    portrait = data.astronaut()[..., ::-1]
+    with (tmp_path / "faces.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("path", "identity", "split", "gender"))
+        for name, picture in (("one", portrait), ("two", portrait[:, ::-1])):
+            cv2.imwrite(str(tmp_path / f"{name}.png"), picture)
+            table.writerow((f"{name}.png", name, "test", "female"))
+        cv2.imwrite(str(tmp_path / "nobody.png"), np.full((200, 200, 3), 90, np.uint8))
+        table.writerow(("nobody.png", "nobody", "test", "female"))
+    seen: list[str] = []
+
+    def watch(items: Any, what: str) -> Any:
+        seen.append(f"{len(items)} {what}")
+        return items
+
+    # When
+    found = evaluation.evaluate(green, tmp_path, per_portrait=1, grid=False, facts=tmp_path / "facts.npz", watch=watch)
+    # Then
+    assert list(found["sets"]) == ["self_blended", "face_swap", "region", "warp"]
+    assert all(values["n"] == 4 and 0 <= values["auc"] <= 1 for values in found["sets"].values())
+    assert found["failed_faces"]["warp"] == {"no_face": 1}
+    assert seen == ["4 faces made here"]
+    again = evaluation.evaluate(green, tmp_path, per_portrait=1, grid=False, facts=tmp_path / "facts.npz")
+    assert again == found
