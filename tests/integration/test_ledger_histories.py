@@ -19,7 +19,7 @@ from pipeline.database import Database, JobRow
 from pipeline.jobs import STAGES, Queue, Reason, Stage, Status
 from tests.fixtures.jobs import advance, event_types, expire, face, upload
 
-EXAMPLES = int(os.environ.get("LEDGER_HISTORIES", "12"))
+EXAMPLES = int(os.environ.get("LEDGER_HISTORIES", "25"))
 STEPS = int(os.environ.get("LEDGER_STEPS", "40"))
 MAX_ATTEMPTS = 2
 LEASE_S = 36_000.0
@@ -180,7 +180,8 @@ class Histories(RuleBasedStateMachine):
             row = rows[job_id]
             assert (row.status, row.stage, row.attempts) == (job.status.value, job.stage.value, job.attempts)
             assert (row.lease_until is not None) == (job.status is Status.RUNNING)
-            assert (row.next_attempt_at is not None) == job.backing_off
+            assert not job.backing_off or row.next_attempt_at is not None
+            assert row.next_attempt_at is None or job.status is Status.QUEUED
             assert (row.finished_at is not None) == job.status.terminal
             assert row.fence >= max((claim.fence for claim in self.claims if claim.job_id == job_id), default=0)
             assert row.sequence == len(job.told)
