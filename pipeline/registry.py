@@ -35,6 +35,7 @@ __all__ = [
     "promote",
     "publish",
     "rollback",
+    "shipped",
     "verify",
     "versions",
 ]
@@ -117,12 +118,17 @@ def install_starter(database: Database, storage: Storage, settings: Settings) ->
         alias = session.get(AliasRow, CHAMPION)
         if alias is not None:
             return _row_card(session, alias.name, alias.version)
-    shipped = sorted(STARTER.glob(f"*/*/{CARD}"))
-    if not shipped:
-        raise ModelError("This installation ships no model: publish one with `unmask export` and name it with `unmask models promote`.")
-    shipped_card = publish(database, storage, settings, shipped[-1].parent)
-    _promote(database, shipped_card.name, shipped_card.version, replace=False)
+    folders = shipped()
+    if not folders:
+        raise ModelError("This installation ships no model: publish one with `unmask models publish` and `unmask models promote` it.")
+    starter = publish(database, storage, settings, folders[-1])
+    _promote(database, starter.name, starter.version, replace=False)
     return card(database, *champion(database))
+
+
+def shipped() -> list[Path]:
+    """The folders of the versions that come with the product, the newest last."""
+    return [found.parent for found in sorted(STARTER.glob(f"*/*/{CARD}"))]
 
 
 def champion(database: Database) -> tuple[str, str]:

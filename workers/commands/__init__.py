@@ -1,0 +1,1 @@
+"""The commands of `unmask`, by what they are about."""

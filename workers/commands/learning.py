@@ -1,0 +1,156 @@
+"""`unmask evaluate`, `unmask train`, `unmask export`: the doors to `pipeline.training`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from pipeline import registry
+from pipeline.card import CARD
+from pipeline.classification import load
+from pipeline.settings import Settings
+from workers import console
+from workers.sentences import CommandError
+from workers.surroundings import object_store, opened, settings_in_force
+
+FACES = Path("../shared/faces")
+PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
+
+
+@click.command()
+@click.option(
+    "--faces",
+    type=click.Path(exists=True, path_type=Path),
+    help=f"Folders real/ and fake/ (or fake/ by method), a manifest, FaceForensics++, or faces.csv.  [default: {FACES}]",
+)
+@click.option("--model", metavar="VERSION", help="A published version, or the path of a version's folder.  [default: the champion]")
+@click.option("--json", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures to this file.")
+@click.option("--report", type=click.Path(file_okay=False, path_type=Path), help="Write plots and one HTML page into this folder.")
+@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]), help="Whose faces.")
+@click.option("--seed", default=1, show_default=True, help="Of the fakes made here and of the intervals.")
+@click.option("--per-portrait", default=4, show_default=True, type=click.IntRange(1), help="Fakes of each kind made from a photograph.")
+@click.option("--grid/--no-grid", default=True, show_default=True, help="Also after compression and at small sizes.")
+def evaluate(
+    faces: Path | None, model: str | None, target: Path | None, report: Path | None, split: str, seed: int, per_portrait: int, grid: bool
+) -> None:
+    """Measure a model on faces that it has not seen."""
+    faces = faces or FACES
+    if not faces.exists():
+        raise CommandError(f"{faces} is not there: name a folder with real/ and fake/ pictures by --faces.")
+    settings = settings_in_force()
+    with _learning("Evaluating", "demo"):
+        from pipeline.training import evaluation
+        from pipeline.training.crops import Cut
+
+        cut = Cut(
+            detector=settings.detector,
+            min_detection=settings.min_detection,
+            min_face_px=settings.min_face_px,
+            min_blur=settings.min_blur,
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_image_pixels,
+            max_side=settings.max_image_side,
+        )
+        classifier = load(_folder(settings, model), runtime=settings.runtime, precision=settings.precision)
+        with console.progress(console.console(error=True)) as shown:
+
+            def watch(items: Sequence[Any], what: str) -> Iterator[Any]:
+                task = shown.add_task(what, total=len(items), note="")
+                for item in items:
+                    yield item
+                    shown.update(task, advance=1)
+
+            settled: dict[str, Any] = {"seed": seed, "split": split, "per_portrait": per_portrait, "grid": grid}
+            found = evaluation.evaluate(classifier, faces, cut=cut, watch=watch, **settled)
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(found, indent=1) + "\n")
+    _show(found, classifier.card.limits)
+    if report is not None:
+        with _learning("The report", "train"):
+            from pipeline.training import report as reports
+
+            page = reports.write(found, report)
+        console.console().print(f"The report is {page}.")
+
+
+def _folder(settings: Settings, model: str | None) -> Path:
+    """The folder of the chosen version: a path, a published version, the champion, or the one that comes with the product."""
+    if model is not None and Path(model, CARD).exists():
+        return Path(model)
+    shipped = {folder.name: folder for folder in registry.shipped()}
+    if model in shipped:
+        return shipped[model]
+    try:
+        with opened(settings) as database:
+            known = {one.card.version: one.card.name for one in registry.versions(database)}
+            if model is None:
+                name, version = registry.champion(database)
+            elif model in known:
+                name, version = known[model], model
+            else:
+                raise CommandError(f"No model version {model} is published, and no folder of that name holds one.")
+            return registry.fetch(database, object_store(settings), settings, name, version)
+    except CommandError:
+        if model is None and shipped:  # nothing has run here yet
+            return max(shipped.items())[1]
+        raise
+
+
+def _show(found: Mapping[str, Any], limits: Sequence[str]) -> None:
+    model = found["model"]
+    numbers = ("n", "AUC", "EER", "TPR at 1 % FPR", "ECE", "accuracy")
+    made = console.table(f"{model['name']} {model['version']}, {model['precision']}", "set", *numbers, right=numbers)
+    for name, figures in found["sets"].items():
+        auc = _number(figures["auc"])
+        if figures.get("auc_ci"):
+            auc += f" ({_number(figures['auc_ci'][0])}-{_number(figures['auc_ci'][1])})"
+        rest = (_number(figures[key]) for key in ("eer", "tpr_at_1fpr", "ece15", "accuracy"))
+        made.add_row(escape(name.replace("_", " ")), str(figures["n"]), auc, *rest)
+    shown = console.console()
+    shown.print(made)
+    if found["false_positive_rate"] is not None:
+        shown.print(f"False positives: {100 * found['false_positive_rate']:.2f} % of {found['real_judgements']} judgements of real faces.")
+    for sentence in limits:
+        shown.print(f"[dim]{escape(sentence)}[/]")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+@click.command(context_settings=PASS_ON, add_help_option=False)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def train(options: tuple[str, ...]) -> None:
+    """Train the network; `unmask train --help` shows its options."""
+    with _learning("Training", "train"):
+        from pipeline.training import fit
+
+        fit.main(list(options))
+
+
+@click.command(context_settings=PASS_ON, add_help_option=False)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def export(options: tuple[str, ...]) -> None:
+    """Make what serving runs from trained weights; `unmask export --help` shows its options."""
+    with _learning("Exporting", "train"):
+        from pipeline.training import export as exporting
+
+        exporting.main(list(options))
+
+
+@contextmanager
+def _learning(what: str, extra: str) -> Iterator[None]:
+    """Say what to install where a library of training is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in ("pipeline", "workers"):
+            raise
+        raise CommandError(f"{what} needs {error.name}, which is not installed: pip install 'unmask[{extra}]'.") from error
