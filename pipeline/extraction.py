@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,13 +10,15 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from pipeline import images, solutions
+from pipeline import facenets, images
+from pipeline.facenets import FloatBox, Floats
 from pipeline.jobs import Box, Face, Pixels, Quality, Reason
 
-TILE_PX = 512
-"""Tiles are scaled down to at most so many pixels a side before detection: far above BlazeFace's own 128."""
-LARGE_PX = 2400
-"""Pictures with a longer side than this are also looked at in 3x3 tiles."""
+LARGEST_PX = 768
+"""The largest scale at which a picture is searched, its longer side in pixels: finds faces down to 1/55 of that side."""
+PROPOSAL_SCORE = 0.4
+"""What is found at first glance is a candidate from here on."""
+MOST_CANDIDATES = 250
 BLUR_PX = 112
 """The scale at which blur is measured, so that the threshold means the same for every network size."""
 
@@ -97,47 +98,25 @@ def blur(crop: Pixels) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_64F).var())
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """A part of the image, in its pixels. `inner` names the sides (left, top, right, bottom) that are not the image's own."""
-
-    x: int
-    y: int
-    w: int
-    h: int
-    inner: tuple[bool, bool, bool, bool]
-
-
 class BlazeFace:
-    """MediaPipe's short-range BlazeFace on the whole image and on overlapping tiles of it, merged.
+    """MediaPipe's short-range BlazeFace on a pyramid of the image; every candidate is looked at again from near.
 
-    The network sees 128 pixels, so on a whole group picture it misses all but the largest faces; a tile shows it the small ones.
+    BlazeFace finds faces from a tenth to nearly all of the 128 pixels it was made for, so the image is shown in two or three scales.
+    What it finds is then cut out at the one scale it knows best: that second look gives the box and the score, so both are as good for a
+    small face in a group as for a portrait; and FaceMesh must agree that a face is there, which stones, planets and cats fail.
     """
 
     def __init__(self, min_score: float) -> None:
         self.min_score = min_score
 
     def __call__(self, pixels: Pixels) -> list[Detection]:
-        found = [detection for tile in _tiles(pixels) for detection in self._look(pixels, tile)]
-        return _merge(found)
-
-    def _look(self, pixels: Pixels, tile: _Tile) -> Iterator[Detection]:
         height, width = pixels.shape[:2]
-        part = pixels[tile.y : tile.y + tile.h, tile.x : tile.x + tile.w]
-        scale = TILE_PX / max(tile.w, tile.h)
-        if scale < 1:
-            part = images.resize(part, max(1, round(tile.w * scale)), max(1, round(tile.h * scale)))
-        result = solutions.face_detection(self.min_score)(np.ascontiguousarray(part))
-        for found in result.detections or ():
-            area = found.location_data.relative_bounding_box
-            left, right = area.xmin, area.xmin + area.width
-            top, bottom = area.ymin, area.ymin + area.height
-            cut = (left < 0.01, top < 0.01, right > 0.99, bottom > 0.99)
-            if any(inner and over for inner, over in zip(tile.inner, cut, strict=True)):
-                continue  # part of a face at a tile's border: a neighbouring tile or the whole image shows all of it
-            box = _clipped(tile.x + left * tile.w, tile.y + top * tile.h, tile.x + right * tile.w, tile.y + bottom * tile.h, width, height)
-            if box is not None:
-                yield Detection(box, float(found.score[0]))
+        first = min(PROPOSAL_SCORE, self.min_score)
+        candidates = np.concatenate([_glance(small, width, height, first) for small in _pyramid(pixels)])
+        boxes = _merge([(_float_box(row), float(row[4])) for row in candidates])[:MOST_CANDIDATES]
+        seen = [face for box, _ in boxes if (face := _look(pixels, box, self.min_score)) is not None]
+        clipped = [(_clipped(box, width, height), score) for box, score in _merge(seen)]
+        return [Detection(box, score) for box, score in clipped if box is not None]
 
 
 class Haar:
@@ -156,36 +135,61 @@ class Haar:
         return [Detection(Box(*(int(value) for value in box)), 1.0) for box in boxes]
 
 
-def _tiles(pixels: Pixels) -> list[_Tile]:
+def _pyramid(pixels: Pixels) -> list[Pixels]:
+    """The image at the scales to look at: one for the smallest faces worth finding, down to one for faces that fill it."""
     height, width = pixels.shape[:2]
-    tiles = [_Tile(0, 0, width, height, (False, False, False, False))]
-    for grid in (2, 3) if max(height, width) > LARGE_PX else (2,):
-        # overlapping by a third of a tile: every face up to that size lies whole in one of them
-        w, h = -(-width * 3 // (2 * grid + 1)), -(-height * 3 // (2 * grid + 1))
-        for row in range(grid):
-            for column in range(grid):
-                x, y = (width - w) * column // (grid - 1), (height - h) * row // (grid - 1)
-                tiles.append(_Tile(x, y, w, h, (x > 0, y > 0, x + w < width, y + h < height)))
-    return tiles
+    largest = min(LARGEST_PX, -(-round(max(height, width) * 0.28) // 128) * 128)
+    small = pixels
+    while max(small.shape[:2]) >= 2 * largest and not (small.shape[0] | small.shape[1]) & 1:
+        small = images.resize(small, small.shape[1] // 2, small.shape[0] // 2)  # exact halves are ten times as fast
+    pyramid = []
+    for side in (largest,) if largest == 128 else (largest, 128) if largest <= 512 else (largest, 256, 128):
+        scale = side / max(height, width)
+        small = images.resize(small, max(1, round(width * scale)), max(1, round(height * scale)))
+        pyramid.append(small)
+    return pyramid
 
 
-def _clipped(left: float, top: float, right: float, bottom: float, width: int, height: int) -> Box | None:
-    x, y = max(0, round(left)), max(0, round(top))
-    w, h = min(width, round(right)) - x, min(height, round(bottom)) - y
-    return Box(x, y, w, h) if w > 0 and h > 0 else None
+def _glance(small: Pixels, width: int, height: int, min_score: float) -> Floats:
+    """BlazeFace's answers on a scaled image, in pixels of the image of `width` and `height`, (n, 9)."""
+    # the network takes a moment for every new shape: sides come in steps, so there are few
+    padded = cv2.copyMakeBorder(small, 0, -small.shape[0] % 64, 0, -small.shape[1] % 64, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+    found = facenets.blazeface(np.asarray(padded, np.uint8), min_score)
+    across, down = width / small.shape[1], height / small.shape[0]
+    return found * np.array((across, down, across, down, 1, across, down, across, down), np.float32)
 
 
-def _merge(found: list[Detection]) -> list[Detection]:
-    """Non-maximum suppression, best first. A box mostly inside a better one is the same face seen in another tile."""
-    kept: list[Detection] = []
-    for detection in sorted(found, key=lambda d: (-d.score, d.box.x, d.box.y, d.box.w)):
-        if all(_overlap(detection.box, other.box) < 0.5 for other in kept):
-            kept.append(detection)
+def _look(pixels: Pixels, box: FloatBox, min_score: float) -> tuple[FloatBox, float] | None:
+    """The face that a candidate turns out to be, seen from near; None if it is none."""
+    face = facenets.near(pixels, box, min_score)
+    if face is None or facenets.fit(pixels, face.centre, float(face.size.max()), face.angle)[1] < facenets.MESH_SCORE:
+        return None
+    return face.box, face.score
+
+
+def _float_box(row: Floats) -> FloatBox:
+    x, y, w, h = (float(value) for value in row[:4])
+    return x, y, w, h
+
+
+def _clipped(box: FloatBox, width: int, height: int) -> Box | None:
+    left, top = max(0, round(box[0])), max(0, round(box[1]))
+    w, h = min(width, round(box[0] + box[2])) - left, min(height, round(box[1] + box[3])) - top
+    return Box(left, top, w, h) if w > 0 and h > 0 else None
+
+
+def _merge(found: list[tuple[FloatBox, float]]) -> list[tuple[FloatBox, float]]:
+    """Non-maximum suppression, best first: what shares a third with a better box, or lies nearly all inside it, is the same face."""
+    kept: list[tuple[FloatBox, float]] = []
+    for box, score in sorted(found, key=lambda one: (-one[1], one[0])):
+        if not any(_same(box, other) for other, _ in kept):
+            kept.append((box, score))
     return kept
 
 
-def _overlap(one: Box, other: Box) -> float:
-    """The shared area as a fraction of the smaller box."""
-    w = min(one.x + one.w, other.x + other.w) - max(one.x, other.x)
-    h = min(one.y + one.h, other.y + other.h) - max(one.y, other.y)
-    return max(0, w) * max(0, h) / min(one.w * one.h, other.w * other.h)
+def _same(one: FloatBox, other: FloatBox) -> bool:
+    w = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    h = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(0.0, w) * max(0.0, h)
+    areas = one[2] * one[3], other[2] * other[3]
+    return shared > 0.33 * (sum(areas) - shared) or shared > 0.8 * min(areas)

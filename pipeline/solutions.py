@@ -1,7 +1,7 @@
-"""MediaPipe's two face solutions: loaded late, kept one per thread, and quiet.
+"""MediaPipe's own Python solutions, loaded late and quiet. Serving does without them: see `facenets`.
 
-Their state does not survive a fork (the child hangs), so nothing is imported or made before it is first used, and what a
-parent process made is never used in its child. A solution is not safe to share between threads.
+Their state does not survive a fork (the child hangs), so nothing is imported before it is first used. A solution is not safe to
+share between threads.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 from pipeline.jobs import Pixels
 
-_here = threading.local()
 _lock = threading.Lock()
 
 
 class Solution:
-    """One MediaPipe solution of one thread. Calling it with (h, w, 3) uint8 RGB gives the solution's own result."""
+    """One MediaPipe solution: `make` builds it from `mediapipe.python.solutions`. Calling it with (h, w, 3) uint8 RGB gives the
+    solution's own result; `answered` says whether a result went through the whole graph, after which it has nothing to log any more."""
 
     def __init__(self, make: Callable[[Any], Any], answered: Callable[[Any], bool]) -> None:
         with _silence():
@@ -35,40 +35,6 @@ class Solution:
             result = self._solution.process(pixels)
         self._chatty = not self._answered(result)
         return result
-
-
-def face_detection(min_score: float) -> Solution:
-    """Short-range BlazeFace of this thread; the result's `detections` is a list or None."""
-    return _kept(
-        ("detection", min_score),
-        lambda: Solution(lambda mp: mp.face_detection.FaceDetection(min_detection_confidence=min_score), lambda r: True),
-    )
-
-
-def face_mesh(min_score: float) -> Solution:
-    """FaceMesh for single pictures of one face, of this thread; the result's `multi_face_landmarks` is a list or None."""
-    return _kept(
-        ("mesh", min_score),
-        lambda: Solution(
-            lambda mp: mp.face_mesh.FaceMesh(
-                static_image_mode=True, max_num_faces=1, min_detection_confidence=min_score, min_tracking_confidence=min_score
-            ),
-            lambda r: bool(r.multi_face_landmarks),
-        ),
-    )
-
-
-def tesselation() -> frozenset[tuple[int, int]]:
-    """FaceMesh's edges, as pairs of landmark indices."""
-    return frozenset(_modules().face_mesh.FACEMESH_TESSELATION)
-
-
-def _kept(name: tuple[str, float], make: Callable[[], Solution]) -> Solution:
-    kept: dict[tuple[int, tuple[str, float]], Solution] = _here.__dict__.setdefault("kept", {})
-    key = (os.getpid(), name)
-    if key not in kept:
-        kept[key] = make()
-    return kept[key]
 
 
 def _modules() -> Any:

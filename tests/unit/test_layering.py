@@ -14,7 +14,7 @@ FLOORS = ("pipeline", "workers", "webhooks")
 LAYERS = (
     {"settings", "jobs", "batching"},
     {"storage", "database", "events", "formats", "images", "card"},
-    {"identity", "changes", "outbox", "ledger", "inquiry", "results", "registry", "solutions", "extraction", "rendering"},
+    {"identity", "changes", "outbox", "ledger", "inquiry", "results", "registry", "solutions", "facenets", "extraction", "rendering"},
     {"classification"},
 )
 """The rooms of `pipeline` from the ground up. A room uses those below it and its neighbours; the ground uses nothing."""
