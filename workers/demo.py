@@ -47,6 +47,18 @@ class Result:
         """Whether the pipeline did its work: judged, or refused with a reason."""
         return self.job is not None and Status(self.job.status).terminal and self.job.status != Status.FAILED.value
 
+    @property
+    def judged(self) -> bool:
+        """Whether the job is done."""
+        return self.job is not None and self.job.status == Status.DONE.value
+
+    @property
+    def verdict(self) -> str:
+        """The verdict, or how else the job stands."""
+        if self.job is None:
+            return "not taken"
+        return self.job.verdict or self.job.status if self.judged else self.job.status
+
 
 def show(pictures: Path | None, target: Path, *, keep: bool) -> None:
     """Judge the samples, or the pictures in the folder `pictures`, and leave the results in `target`.
@@ -186,11 +198,11 @@ def _card(one: Result, limits: Limits) -> contactsheet.Card:
         except ImageRefused:
             return None
 
-    verdict, said = "no job", "Nobody took it."
+    verdict, said = one.verdict, "no job was made of it"
     if one.job is not None:
-        verdict = one.job.verdict or one.job.status
+        verdict = one.verdict
         said = console.REASONS.get(one.job.reason or "", one.job.reason or "")
-        if one.job.score is not None:
+        if one.judged and one.job.score is not None:
             said = f"{_faces(one)}, score {console.score(one.job.score)}"
     return contactsheet.Card(one.path.name, pixels(one.path.read_bytes()), pixels(one.annotated), verdict, said)
 
@@ -216,9 +228,9 @@ def _print(found: Sequence[Result], settings: Settings, target: Path, limits: Se
 
 def _row(one: Result) -> list[Any]:
     if one.job is None:
-        return [escape(one.path.name), "", "[bold red]not taken[/]", "", "no job was made of it", ""]
+        return [escape(one.path.name), "", f"[bold red]{one.verdict}[/]", "", "no job was made of it", ""]
     took = console.milliseconds(one.job)
-    said = console.coloured(one.job.verdict or one.job.status)
-    faces = str(len(one.faces)) if one.job.status == Status.DONE.value else ""
-    score = console.score(one.job.score) if one.job.score is not None else ""
+    said = console.coloured(one.verdict)
+    faces = str(len(one.faces)) if one.judged else ""
+    score = console.score(one.job.score) if one.judged and one.job.score is not None else ""
     return [escape(one.path.name), faces, said, score, console.explained(one.job.reason), "" if took is None else f"{took:.0f}"]

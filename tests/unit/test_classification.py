@@ -49,10 +49,10 @@ def test_temperature_softens_scores(tmp_path: Path) -> None:
     ("score", "verdict"),
     [
         (0.0, Verdict.AUTHENTIC),
-        (0.2999, Verdict.AUTHENTIC),
-        (0.3, Verdict.UNCERTAIN),
-        (0.6999, Verdict.UNCERTAIN),
-        (0.7, Verdict.MANIPULATED),
+        (0.4499, Verdict.AUTHENTIC),
+        (0.45, Verdict.UNCERTAIN),
+        (0.5499, Verdict.UNCERTAIN),
+        (0.55, Verdict.MANIPULATED),
         (1.0, Verdict.MANIPULATED),
     ],
 )
