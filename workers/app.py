@@ -16,26 +16,20 @@ from redis.exceptions import RedisError
 
 from pipeline.jobs import STAGES, Queue, Stage
 from pipeline.settings import Settings, settings
+from workers.queues import UPKEEP, queue_of, queues
 
 log = logging.getLogger(__name__)
 
-UPKEEP = "upkeep"
 SOFT_SHUTDOWN_S = 10.0
 """How long a worker that was sent SIGQUIT lets its tasks run on before they go back to the queue. SIGTERM waits for them."""
 RESTORE_S = 5
 """How often messages of vanished workers are looked for."""
 
+WAKE_S = DELIVER_S = 1.0
+TIDY_S = 600.0
+"""How often upkeep looks for jobs to wake, for webhooks to send, and for leftovers."""
+
 app = Celery("unmask")
-
-
-def queue_of(stage: Stage, queue: Queue) -> str:
-    """The broker's name of the queue of a stage: `extract`, `interactive.extract` and so on."""
-    return f"interactive.{stage.value}" if queue is Queue.INTERACTIVE else stage.value
-
-
-def queues(stage: Stage) -> tuple[str, str]:
-    """Both queues of a stage, the one that goes first in front: what its worker is to be started with."""
-    return queue_of(stage, Queue.INTERACTIVE), queue_of(stage, Queue.BULK)
 
 
 def configure(chosen: Settings) -> None:
@@ -83,6 +77,7 @@ def configure(chosen: Settings) -> None:
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5},
         task_time_limit=chosen.stage_limit_s,
         task_soft_time_limit=chosen.stage_limit_s - 2,
+        beat_schedule=_schedule(chosen),
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_soft_shutdown_timeout=SOFT_SHUTDOWN_S,
@@ -96,6 +91,18 @@ def configure(chosen: Settings) -> None:
         enable_utc=True,
         timezone="UTC",
     )
+
+
+def _schedule(chosen: Settings) -> dict[str, dict[str, object]]:
+    """The periodic tasks of `workers.upkeep`. A run that nobody came to before the next is due is of no use any more."""
+    periods = {
+        "unmask.sweep": chosen.sweep_s,
+        "unmask.wake": WAKE_S,
+        "unmask.reconcile": chosen.reconcile_s,
+        "unmask.deliver": DELIVER_S,
+        "unmask.tidy": TIDY_S,
+    }
+    return {name: {"task": name, "schedule": period, "options": {"queue": UPKEEP, "expires": period}} for name, period in periods.items()}
 
 
 configure(settings())

@@ -28,9 +28,10 @@ from pipeline.ledger import Claim
 from pipeline.settings import Settings, settings
 from pipeline.storage import ObjectTooLarge, SourceGone, storage
 from workers import scratch
-from workers.app import app, deliver_soon, queues
+from workers.app import app, deliver_soon
 from workers.champion import champion, judge
 from workers.lease import Lease, LeaseLost
+from workers.queues import queues
 from workers.tether import tie
 
 log = logging.getLogger(__name__)

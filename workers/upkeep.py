@@ -1,7 +1,7 @@
 """What has to be done again and again: expired leases, lost wake-ups, lost upload events, due webhooks, leftovers.
 
 All of it may run late, twice or in several places at once: every task looks at the database and does what is due. Start
-with `celery -A workers.upkeep worker` and one `celery -A workers.upkeep beat`.
+with `celery -A workers.upkeep worker` and one `celery -A workers.app beat`.
 """
 
 from __future__ import annotations
@@ -17,29 +17,12 @@ from pipeline.settings import Settings, settings
 from pipeline.storage import StorageError, storage
 from webhooks import outbound
 from workers import ingest, scratch
-from workers.app import UPKEEP, app, queues, wake
+from workers.app import app, wake
+from workers.queues import queues
 
 log = logging.getLogger(__name__)
 
-WAKE_S = 1.0
-DELIVER_S = 1.0
-TIDY_S = 600.0
 WAKE_AT_MOST = 500
-
-
-def _schedule(chosen: Settings) -> dict[str, dict[str, object]]:
-    periods = {
-        "unmask.sweep": chosen.sweep_s,
-        "unmask.wake": WAKE_S,
-        "unmask.reconcile": chosen.reconcile_s,
-        "unmask.deliver": DELIVER_S,
-        "unmask.tidy": TIDY_S,
-    }
-    # A run that nobody came to before the next one is due is of no use any more.
-    return {name: {"task": name, "schedule": period, "options": {"queue": UPKEEP, "expires": period}} for name, period in periods.items()}
-
-
-app.conf.beat_schedule = _schedule(settings())
 
 
 @app.task(name="unmask.sweep", acks_late=False)
@@ -80,8 +63,8 @@ def wake_due(db: Database, chosen: Settings) -> int:
 
 def _messages() -> int:
     """How many wake-ups wait in the broker."""
-    with app.pool.acquire(block=True) as connection:
-        client = cast(Any, connection.default_channel).client
+    with cast(Any, app.pool).acquire(block=True) as connection:
+        client = connection.default_channel.client
         return sum(int(client.llen(name)) for stage in STAGES for name in queues(stage))
 
 

@@ -1,0 +1,279 @@
+"""One running stack: Valkey, SeaweedFS, workers, beat and web under supervisor, brought up in order and watched.
+
+Everything lies in the data directory and survives restarts, the ports too where they are still free. Each process has
+its own log, is started again if it dies, and does not outlive the supervisor, nor the supervisor whoever started it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+from threading import Event
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+from xmlrpc.client import Error as RpcError
+from xmlrpc.client import ServerProxy
+
+from pipeline.settings import PREFIX, Settings, to_environment
+from workers import tether
+from workers.place import Place, read, remember
+from workers.ports import LOOPBACK, choose, free
+from workers.programs import FRONT, PAIRED, PORTS, WORKERS, write_configuration
+
+READY_S = 90.0
+"""How long the stack may take to come up before it is given up."""
+LOOK_S = 0.02
+WATCH_S = 1.0
+SLACK_S = 30.0
+"""What stopping may take beyond the time a stage may take."""
+NODES = ("extract", "classify", "render", "upkeep")
+
+
+class StackError(Exception):
+    """The stack cannot start, or cannot go on. One sentence that says what to do."""
+
+    permanent = True
+
+
+class Stack:
+    """As a context: starts the stack and waits until it is ready, or until `stopping` is set; stops it at the end.
+
+    `settings` are those to reach it with. Raises StackError.
+    """
+
+    def __init__(self, given: Settings, say: Callable[[str], None], stopping: Event) -> None:
+        self.settings = given
+        self._say = say
+        self._stopping = stopping
+        self._place: Place | None = None
+        self._lock: int | None = None
+        self._ports: dict[str, int] = {}
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._began = time.monotonic()
+        self._starts: dict[str, int] = {}
+
+    def __enter__(self) -> Stack:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    # -- coming up
+
+    def _start(self) -> None:
+        self._began = time.monotonic()
+        place = self._place = Place.at(self.settings.data_dir)
+        self._lock = place.occupy()
+        if self._lock is None:
+            raise StackError(f"A stack is up on {place.root} already: stop it first, or choose another UNMASK_DATA_DIR.")
+        if not place.deserted():
+            raise StackError(f"Processes of an earlier stack on {place.root} are still alive: end them, then start again.")
+        given, kept = self.settings, place.secrets()
+        self._ports = _ports(given, read(place.state).get("ports", {}))
+        self.settings = _live(given, place, self._ports, kept)
+        remember(place, self._ports, None)
+        write_configuration(place, self.settings, self._ports, kept)
+        self._launch(place)
+        _prepare(self.settings)
+        self._await("valkey", self._valkey_answers, f"{LOOPBACK}:{self._ports['valkey']}")
+        for group in (WORKERS, FRONT):
+            self._order.startProcessGroup(group, False)
+        self._await("seaweedfs", self._buckets_stand, f"{self.settings.s3_endpoint}")
+        self._install_model()
+        self._await("web", self._web_answers, self.settings.url)
+        missing = set(NODES)
+        self._await("workers", lambda: self._workers_answer(missing), ", ".join(NODES))
+        self._await("beat", lambda: self._states().get("beat") == "RUNNING", "")
+        if self._stopping.is_set():
+            return
+        self._starts = {one["name"]: one["start"] for one in self._processes()}
+        remember(place, self._ports, to_environment(self.settings))
+
+    def _launch(self, place: Place) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        environment |= to_environment(self.settings)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+        place.supervisor.unlink(missing_ok=True)
+        supervisor = (sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(place.run / "supervisor.conf"))
+        with (place.logs / "supervisor.log").open("ab") as log:
+            self._supervisor = subprocess.Popen(
+                [sys.executable, "-S", "-E", tether.__file__, str(place.alive), *supervisor],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us, who stop the others in order
+            )
+        self._await("supervisor", lambda: self._order.getState()["statename"] == "RUNNING", f"logs in {place.logs}")
+
+    def _await(self, name: str, ready: Callable[[], bool], where: str) -> None:
+        while not self._stopping.is_set():
+            with suppress(OSError, RpcError, HTTPException):
+                if ready():
+                    self._say(f"{name:<10} ready after {time.monotonic() - self._began:4.1f} s   {where}".rstrip())
+                    return
+            self._must_go_on()
+            if time.monotonic() - self._began > READY_S:
+                raise StackError(f"{name} was not ready within {READY_S:g} s: the logs in {self._logs} say why.")
+            self._stopping.wait(LOOK_S)
+
+    def _valkey_answers(self) -> bool:
+        from redis import Redis
+        from redis.exceptions import RedisError
+
+        try:
+            with Redis.from_url(self.settings.broker_url, socket_timeout=2) as client:
+                return bool(client.ping())
+        except RedisError:
+            return False
+
+    def _buckets_stand(self) -> bool:
+        from pipeline.storage import StorageError, storage
+
+        try:
+            if not free(self._ports["s3"]):
+                storage(self.settings).ensure_buckets()
+                return True
+        except StorageError as error:
+            if error.permanent:
+                raise StackError(str(error)) from error
+        return False
+
+    def _install_model(self) -> None:
+        from pipeline import registry
+        from pipeline.database import database
+        from pipeline.storage import storage
+
+        if self._stopping.is_set():
+            return
+        try:
+            card = registry.install_starter(database(self.settings.database), storage(self.settings), self.settings)
+        except registry.ModelError as error:
+            self._say(f"{'model':<10} none: {error}")
+        else:
+            self._say(f"{'model':<10} {card.name} {card.version}")
+
+    def _web_answers(self) -> bool:
+        try:
+            with urlopen(f"http://{LOOPBACK}:{self.settings.web_port}/healthz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except URLError:
+            return False
+
+    def _workers_answer(self, missing: set[str]) -> bool:
+        from workers.app import app
+
+        for reply in app.control.ping(timeout=0.25, limit=len(NODES)) or ():
+            missing.difference_update(node.partition("@")[0] for node in reply)
+        return not missing
+
+    # -- staying up
+
+    def watch(self) -> None:
+        """Stay until `stopping` is set; say which process had to be started again. Raises StackError if one cannot be."""
+        while not self._stopping.wait(WATCH_S):
+            self._must_go_on()
+            for one in self._processes():
+                if one["start"] != self._starts.get(one["name"], one["start"]):
+                    self._say(f"{one['name']} had ended and was started again; its log is in {self._logs}")
+                self._starts[one["name"]] = one["start"]
+
+    def _must_go_on(self) -> None:
+        if self._supervisor is None or self._supervisor.poll() is not None:
+            raise StackError(f"The supervisor of the stack has ended, and all with it: start again; its log is in {self._logs}.")
+        for name, state in self._states().items():
+            if state == "FATAL":
+                raise StackError(f"{name} does not stay up: the end of {self._logs / name}.log says why.")
+
+    def _states(self) -> dict[str, str]:
+        return {one["name"]: one["statename"] for one in self._processes()}
+
+    def _processes(self) -> list[dict[str, Any]]:
+        try:
+            return list(self._order.getAllProcessInfo())
+        except (OSError, RpcError, HTTPException):  # just starting, or just ended: the next look tells
+            return []
+
+    @property
+    def _order(self) -> Any:
+        """The supervisor's ear. A new connection each time: it closes them as it likes."""
+        from supervisor.xmlrpc import SupervisorTransport
+
+        assert self._place is not None  # noqa: S101
+        return ServerProxy("http://localhost", transport=SupervisorTransport(None, None, f"unix://{self._place.supervisor}")).supervisor
+
+    @property
+    def _logs(self) -> Path:
+        return self.settings.data_dir.absolute() / "logs"
+
+    # -- going down
+
+    def kill(self) -> None:
+        """End everything at once. Nothing is lost; what was under way is done again at the next start."""
+        if self._supervisor is not None:
+            self._supervisor.kill()
+
+    def stop(self) -> None:
+        """Let what is under way finish, stop in order, and leave the data directory to others."""
+        if self._supervisor is not None:
+            self._supervisor.terminate()
+            try:
+                self._supervisor.wait(self.settings.stage_limit_s + SLACK_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                self._supervisor.wait()
+            self._supervisor = None
+        if self._lock is not None and self._place is not None:
+            if self._ports:
+                remember(self._place, self._ports, None)
+            self._place.deserted()
+            os.close(self._lock)
+            self._lock = None
+        if self._place is not None and self._place.sockets != self._place.run:
+            shutil.rmtree(self._place.sockets, ignore_errors=True)
+
+
+def _ports(given: Settings, before: Mapping[str, int]) -> dict[str, int]:
+    wished = {"web": given.web_port} | {name: port for name, port in before.items() if name in PORTS}
+    if "web_port" in given.model_fields_set:
+        if not free(given.web_port):
+            raise StackError(f"Port {given.web_port} is taken: choose another UNMASK_WEB_PORT, or leave it out to have one chosen.")
+        wished["web"] = given.web_port
+    return choose(PORTS, wished, paired=PAIRED)
+
+
+def _live(given: Settings, place: Place, ports: Mapping[str, int], kept: Mapping[str, str]) -> Settings:
+    """The settings of the stack: those given, with everything that it brings itself."""
+    own = {
+        "data_dir": place.root,
+        "broker_url": f"redis://:{kept['valkey_password']}@{LOOPBACK}:{ports['valkey']}/0",
+        "s3_endpoint": f"http://{LOOPBACK}:{ports['s3']}",
+        "s3_access_key": kept["s3_access_key"],
+        "s3_secret_key": kept["s3_secret_key"],
+        "web_port": ports["web"],
+        "secret_key": given.secret_key or kept["secret_key"],
+        "events_token": given.events_token or kept["events_token"],
+    }
+    return Settings.model_validate({**{name: getattr(given, name) for name in given.model_fields_set}, **own})
+
+
+def _prepare(settings: Settings) -> None:
+    """What takes a moment in this process, while the servers start: the database, and the way to the workers."""
+    import migrations
+    from workers.app import configure
+
+    migrations.upgrade(settings.database)
+    configure(settings)
