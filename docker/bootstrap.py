@@ -42,8 +42,12 @@ def main(arguments: List[str]) -> int:
         if len(arguments) != 1 or arguments[0] not in ENVIRONMENTS:
             raise BootstrapError("Say which environment: serve or dev.")
         check_platform()
-        fcntl.flock(os.open(str(LOCKS), os.O_RDONLY), fcntl.LOCK_EX)  # two makes at once take turns
-        install(arguments[0])
+        turn = os.open(str(LOCKS), os.O_RDONLY)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX)  # two makes at once take turns
+            install(arguments[0])
+        finally:
+            os.close(turn)
     except BootstrapError as error:
         print(f"unmask: {error}", file=sys.stderr)
         return 2
