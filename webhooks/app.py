@@ -68,13 +68,13 @@ def trusted_hosts(settings: Settings) -> list[str] | None:
     """
     host = settings.web_host
     try:
-        local = host == "localhost" or ip_address(host).is_loopback
+        local = host == "localhost" or (ip_address(host).is_loopback and ":" not in host)  # Werkzeug cannot compare [::1]
     except ValueError:
         local = False
     if not local:
         return None
     public = urlsplit(settings.url).hostname
-    return sorted({"localhost", "127.0.0.1", "[::1]", host} | ({public} if public else set()))
+    return sorted({"localhost", "127.0.0.1", host} | ({public} if public else set()))
 
 
 def main() -> int:

@@ -69,6 +69,11 @@ def deliver_one(db: Database, settings: Settings, delivery_id: str) -> Answer | 
     return _attempt(db, settings, claims[0]) if claims else None
 
 
+def drain(patience_s: float) -> bool:
+    """Wait until no request of this process is in the air any more: before it ends. False: some still were, and will be repeated."""
+    return _dispatcher(os.getpid()).drain(patience_s)
+
+
 class _Dispatcher:
     """The sending threads of one process."""
 
@@ -88,6 +93,15 @@ class _Dispatcher:
             landed, flying = wait(flying, timeout=max(0.0, until - time.monotonic()), return_when=FIRST_COMPLETED)
             if not landed:
                 return begun
+
+    def drain(self, patience_s: float) -> bool:
+        until = time.monotonic() + patience_s
+        taken = 0
+        while taken < THREADS and self._slots.acquire(timeout=max(0.0, until - time.monotonic())):
+            taken += 1
+        for _ in range(taken):
+            self._slots.release()
+        return taken == THREADS
 
     def _claim(self, db: Database, most: int) -> list[Claim]:
         slots = 0

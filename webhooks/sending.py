@@ -95,6 +95,8 @@ def send(receiver: Receiver, event_id: str, body: str, *, deadline_s: float = DE
         timeout = (min(CONNECT_S, deadline_s), deadline_s)
         try:
             with session.post(receiver.url, data=body.encode(), headers=headers, timeout=timeout, stream=True) as response:
+                if leash.snapped:  # in the middle of the headers: what has come of them proves nothing
+                    raise TimeoutError
                 status, error, wait = response.status_code, _complaint(response), _retry_after(response.headers.get("Retry-After"))
                 said = _beginning(response)
         except (requests.RequestException, HTTPError, OSError, ValueError) as trouble:

@@ -1,0 +1,139 @@
+"""Who is let in, and what other sites cannot make a browser do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from pydantic import SecretStr
+from werkzeug.routing import Rule
+
+from tests.fixtures.web import Web
+
+KEY = "the-api-key-of-these-tests"
+BEARER = {"Authorization": f"Bearer {KEY}"}
+OPEN = {"/healthz", "/readyz", "/login", "/static/<path:filename>", "/docs/assets/<path:name>"}
+
+
+@pytest.fixture
+def locked(make_web: Callable[..., Web], sqlite_url: str) -> Web:
+    return make_web(sqlite_url, api_key=SecretStr(KEY))
+
+
+def routes(web: Web) -> Iterator[tuple[Rule, str]]:
+    for rule in web.app.url_map.iter_rules():
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            yield rule, method
+
+
+def path_of(rule: Rule) -> str:
+    values = {name: {"index": 1, "what": "enable"}.get(name, "x") for name in rule.arguments}
+    built = rule.build(values)
+    assert built is not None
+    return built[1]
+
+
+def test_every_route_but_health_and_login_wants_the_key(locked: Web) -> None:
+    seen = 0
+    for rule, method in routes(locked):
+        if rule.rule in OPEN or rule.rule.startswith("/events/"):
+            continue
+        seen += 1
+        response = locked.client.open(path_of(rule), method=method)
+        to_login = response.status_code == 302 and response.location.startswith("/login")
+        assert response.status_code == 401 or to_login, f"{method} {rule.rule} answered {response.status_code}"
+        wrong = locked.client.open(path_of(rule), method=method, headers={"Authorization": "Bearer wrong"})
+        assert wrong.status_code in (401, 302), f"{method} {rule.rule}"
+    assert seen > 40
+
+
+def test_the_key_opens_the_api(locked: Web) -> None:
+    assert locked.client.get("/v1/jobs", headers=BEARER).status_code == 200
+    assert locked.client.get("/metrics", headers=BEARER).status_code == 200
+    assert locked.client.get("/healthz").status_code == 200
+
+
+def test_a_person_logs_in_once_and_lands_where_they_wanted_to_go(locked: Web) -> None:
+    client = locked.client
+    first = client.get("/jobs/x?y=1", headers={"Accept": "text/html"})
+    assert first.location == "/login?next=/jobs/x?y%3D1"
+    token = locked.csrf(client, first.location)
+    assert client.post("/login", data={"csrf": token, "key": "wrong", "next": "/endpoints"}).status_code == 401
+    done = client.post("/login", data={"csrf": token, "key": KEY, "next": "/endpoints"})
+    assert (done.status_code, done.location) == (303, "/endpoints")
+    cookie = done.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Lax" in cookie
+    assert client.get("/endpoints").status_code == 200
+    assert client.get("/v1/jobs").status_code == 200, "pictures on pages come from the API"
+    assert client.post("/v1/models/rollback").status_code == 401, "a session is not the key"
+    client.post("/logout", data={"csrf": locked.csrf(client)})
+    assert client.get("/endpoints").status_code == 302
+
+
+@pytest.mark.parametrize(
+    "where", ["//evil.example", "https://evil.example", "/\\evil.example", "\\\\evil.example", "javascript:alert(1)", ""]
+)
+def test_the_login_leads_nowhere_else(locked: Web, where: str) -> None:
+    client = locked.client
+    done = client.post("/login", data={"csrf": locked.csrf(client, "/login"), "key": KEY, "next": where})
+    assert done.location == "/"
+
+
+def test_every_form_of_the_dashboard_wants_its_token(web: Web) -> None:
+    seen = 0
+    for rule, method in routes(web):
+        if rule.endpoint.startswith("dashboard.") and method == "POST":
+            seen += 1
+            client = web.client
+            assert client.post(path_of(rule)).status_code == 403, rule.rule
+            web.csrf(client)
+            assert client.post(path_of(rule), data={"csrf": "guess"}).status_code == 403, rule.rule
+    assert seen >= 10
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 409),
+        ({"Origin": "http://localhost"}, 409),
+        ({}, 409),
+    ],
+)
+def test_pages_of_other_sites_change_nothing(web: Web, headers: dict[str, str], status: int) -> None:
+    assert web.client.post("/v1/models/rollback", headers=headers).status_code == status
+
+
+def test_names_that_are_not_ours_get_nothing(web: Web, make_web: Callable[..., Web], sqlite_url: str) -> None:
+    assert web.client.get("/v1/jobs", headers={"Host": "rebound.example"}).status_code == 400
+    for host in ("localhost:8080", "127.0.0.1:8080"):
+        assert web.client.get("/v1/jobs", headers={"Host": host}).status_code == 200, host
+    public = make_web(sqlite_url, public_url="https://unmask.example")
+    assert public.client.get("/v1/jobs", headers={"Host": "unmask.example"}).status_code == 200
+    container = make_web(sqlite_url, web_host="0.0.0.0")  # noqa: S104
+    assert container.client.get("/v1/jobs", headers={"Host": "web:8080"}).status_code == 200
+
+
+def test_no_page_has_script_or_style_of_its_own(web: Web) -> None:
+    for path in ("/", "/endpoints", "/models", "/docs"):
+        response = web.client.get(path)
+        policy = response.headers["Content-Security-Policy"]
+        assert "script-src 'self'" in policy
+        assert "unsafe" not in policy
+        html = response.get_data(as_text=True)
+        assert " style=" not in html
+        assert "<style" not in html
+        assert " onclick=" not in html
+        assert "<script>" not in html
+        assert "//" not in html.replace("https://www.standardwebhooks.com", "").replace("https://example.com/webhooks", ""), "no other host"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_cookie_over_https_is_for_https_only(make_web: Callable[..., Web], sqlite_url: str) -> None:
+    web = make_web(sqlite_url, public_url="https://unmask.example")
+    cookie = web.client.get("/endpoints", headers={"Host": "unmask.example"}).headers["Set-Cookie"]
+    assert "Secure" in cookie
