@@ -202,7 +202,6 @@ def extracted(db: Database, claim: Claim, *, sha256: str, width: int, height: in
         stage = Stage.CLASSIFY if judge else Stage.RENDER
         if not _advance(session, claim, stage, milliseconds, sha256=sha256, width=width, height=height, **outcome):
             return False
-        session.execute(delete(FaceRow).where(FaceRow.job_id == claim.job_id))
         if faces:
             session.execute(insert(FaceRow), [face_values(claim.job_id, face) for face in faces])
         return True
