@@ -15,6 +15,8 @@ from webhooks.acting import rouse
 from webhooks.context import Context
 from webhooks.problems import Problem
 
+OURS = r"(predict|submit|dashboard)/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[^/]+"
+
 
 @dataclass(frozen=True)
 class Received:
@@ -62,8 +64,13 @@ def safe_name(name: str) -> str:
     return last
 
 
+def is_ours(context: Context, key: str) -> bool:
+    """Whether an object is one that `store` has put there, so that the request which did is about to make its job."""
+    return re.fullmatch(re.escape(context.settings.inbox_prefix) + OURS, key) is not None
+
+
 def store(context: Context, received: Received, folder: str, *, origin: str) -> Upload:
-    """Put a file into the inbox, as `{inbox prefix}{folder}/{name}`, and return it as an upload."""
+    """Put a file into the inbox, as `{inbox prefix}{folder}/{name}`, and return it as an upload. `folder`: as OURS has it."""
     settings, storage = context.settings, context.storage
     key = f"{settings.inbox_prefix}{folder}/{received.name}"
     storage.put(settings.inbox_bucket, key, received.data, "application/octet-stream")

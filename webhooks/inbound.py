@@ -17,7 +17,7 @@ from werkzeug.exceptions import BadRequest
 from pipeline import events
 from pipeline.events import EventError
 from pipeline.jobs import Queue, Upload
-from webhooks.accepting import take
+from webhooks.accepting import is_ours, take
 from webhooks.access import bearer, same
 from webhooks.context import here
 from webhooks.problems import Problem
@@ -62,6 +62,8 @@ def _accept(read: Callable[[Mapping[str, Any]], list[Upload]]) -> tuple[dict[str
     for upload in uploads:
         if why := events.admissible(upload, context.settings):
             log.debug("not taken: %s/%s: %s", upload.bucket, upload.key, why)
+            continue
+        if is_ours(context, upload.key):  # and known better by the request that stores it; the bucket sweep is the backstop
             continue
         jobs.append(take(context, upload, Queue.BULK).job_id)
     return {"jobs": jobs}, 200

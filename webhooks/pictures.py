@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from threading import Lock, Semaphore
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
 
 from pipeline import images
 from pipeline.database import FaceRow, JobRow
@@ -15,7 +17,7 @@ from pipeline.jobs import Box, Pixels
 from webhooks.context import Context
 from webhooks.problems import Problem
 
-Side = Literal[128, 320, 1280]
+Side = Annotated[Literal[128, 320, 1280], BeforeValidator(int)]
 """The longer side in pixels: a row of a list, a card, a whole page."""
 FACE_PX = 128
 CACHE_BYTES = 48_000_000
