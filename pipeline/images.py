@@ -22,10 +22,11 @@ from PIL import (
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
+    UnidentifiedImageError,
     WebPImagePlugin,
 )
 
-from pipeline import formats
+from pipeline import formats, png
 from pipeline.jobs import Pixels
 from pipeline.settings import Settings
 
@@ -101,6 +102,8 @@ def read(data: bytes, limits: Limits) -> Picture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageRefused(f"The picture has more pixels than the {limits.pixels:,} that are accepted.") from error
+    except UnidentifiedImageError as error:
+        raise ImageRefused(f"The {format} file is damaged, or of a kind that is not read here.") from error
     except Exception as error:  # decoders raise nearly everything on damaged input
         what = "ends too early" if "truncated" in str(error).lower() else "is damaged"
         raise ImageRefused(f"The {format} file {what} and cannot be decoded.") from error
@@ -116,8 +119,8 @@ def resize(pixels: Pixels, width: int, height: int) -> Pixels:
 
 
 def encode_png(pixels: Pixels, level: int) -> bytes:
-    """A PNG of the pixels and nothing else; the same bytes every time. `level` 0 (fast, large) to 9."""
-    return _encoded(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, level])
+    """A PNG of (h, w, 3) pixels and nothing else; the same bytes every time. `level` 0 (fast, large) to 9."""
+    return png.encode(pixels, level)
 
 
 def thumbnail(pixels: Pixels, side: int) -> bytes:
@@ -125,14 +128,9 @@ def thumbnail(pixels: Pixels, side: int) -> bytes:
     height, width = pixels.shape[:2]
     scale = min(1.0, side / max(width, height))
     small = resize(pixels, max(1, round(width * scale)), max(1, round(height * scale)))
-    return _encoded(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])
-
-
-def _encoded(suffix: str, pixels: Pixels, parameters: list[int]) -> bytes:
-    done, buffer = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), parameters)
-    if not done:
-        raise ValueError(f"A picture of {pixels.shape[1]} x {pixels.shape[0]} pixels cannot be written as {suffix[1:].upper()}.")
-    return buffer.tobytes()
+    stream = io.BytesIO()
+    Image.fromarray(small).save(stream, "JPEG", quality=85)
+    return stream.getvalue()
 
 
 def _format(data: bytes) -> str:

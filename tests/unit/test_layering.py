@@ -13,7 +13,7 @@ FLOORS = ("pipeline", "workers", "webhooks")
 
 LAYERS = (
     {"settings", "jobs", "batching"},
-    {"storage", "database", "events", "formats", "images", "card"},
+    {"storage", "database", "events", "formats", "png", "images", "card"},
     {"identity", "changes", "outbox", "ledger", "inquiry", "results", "registry", "solutions", "facenets", "extraction", "rendering"},
     {"classification"},
 )
