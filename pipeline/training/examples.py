@@ -1,0 +1,250 @@
+"""Pairs of a real and a fake face, made continuously: every index of every seed is another pair, and always the same one.
+
+Real and fake of a pair share the photograph, the pose, the street they went through and the crop; only the manipulation
+differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from pipeline.extraction import crop
+from pipeline.jobs import Box, Pixels
+from pipeline.training import augmentation, manipulations
+from pipeline.training.manipulations import REGIONS, Manipulation, Mask, Points, Triangles, triangles
+from pipeline.training.portraits import Portrait
+
+Kind = Literal["self_blended", "face_swap", "region", "warp"]
+KINDS: tuple[Kind, ...] = ("self_blended", "face_swap", "region", "warp")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What pairs are made of. `size` and `margin` are the network's; shares sum to 1; `strength` scales the street."""
+
+    size: int = 224
+    margin: float = 0.15
+    self_blended: float = 0.45
+    face_swap: float = 0.27
+    region: float = 0.28
+    strength: float = 0.5
+    own_donor: float = 0.5
+    """How often a swap takes its face from another photograph of the same person: else a network learns who belongs to whom."""
+    morph: float = 0.3
+    """How often the photograph, real and fake alike, is mixed with another person's: a few dozen people are soon known by heart."""
+    bend: float = 0.5
+    """How often the whole picture is bent smoothly, for the same reason."""
+    smallest: int = 56
+    """Crops are taken from faces of at least so many pixels a side (margin included)."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`real` and `fake` (s, s, 3) uint8 RGB crops; `mask` (s, s) float32, what was changed."""
+
+    real: Pixels
+    fake: Pixels
+    mask: Mask
+    kind: Kind
+
+
+def pair(portraits: Sequence[Portrait], index: int, seed: int, recipe: Recipe) -> Pair:
+    """The training pair of an index: deterministic in (seed, index), independent of all others."""
+    rng = np.random.default_rng((seed, index))
+    portrait = portraits[int(rng.integers(len(portraits)))]
+    kind: Kind = rng.choice(KINDS[:3], p=(recipe.self_blended, recipe.face_swap, recipe.region))
+    other = portraits[int(rng.integers(len(portraits)))] if rng.random() < recipe.morph else None
+    stage = _staged(portrait, other, rng, recipe)
+    made = manipulate(kind, stage, portraits, rng, own_donor=recipe.own_donor)
+    look = augmentation.draw(rng, recipe.strength)
+    side = max(stage.box.w, stage.box.h) * (1 + 2 * recipe.margin)
+    scale = 1.0
+    if rng.random() < 0.5 * recipe.strength:
+        scale = min(1.0, float(np.exp(rng.uniform(np.log(recipe.smallest), np.log(recipe.size)))) / side)
+    box = _jittered(stage.box, rng)
+    real, fake = (augmentation.apply(look, pixels, scale) for pixels in (made.real, made.fake))
+    return Pair(
+        crop(real, _scaled(box, scale), size=recipe.size, margin=recipe.margin),
+        crop(fake, _scaled(box, scale), size=recipe.size, margin=recipe.margin),
+        crop_mask(made.mask, box, recipe),
+        kind,
+    )
+
+
+def manipulate(
+    kind: Kind, portrait: Portrait, donors: Sequence[Portrait], rng: np.random.Generator, *, own_donor: float = 0.0
+) -> Manipulation:
+    """Make one manipulation of a kind from a portrait; swaps take a face from a donor of another identity and similar tone, or
+    with probability `own_donor` from another photograph of the same person."""
+    pixels, points = portrait.pixels, portrait.landmarks
+    region = REGIONS[int(rng.integers(len(REGIONS)))] if kind == "region" else None
+    if kind == "warp":
+        return manipulations.warp(pixels, points, rng)
+    if kind == "self_blended" or (kind == "region" and rng.random() < 0.5):
+        return manipulations.self_blend(pixels, points, rng, region=region)
+    own = [donor for donor in donors if donor.identity == portrait.identity and donor.sha256 != portrait.sha256] if own_donor else []
+    donor = own[0] if own and rng.random() < own_donor else _donor(portrait, donors, rng)
+    mesh = _mesh(portrait.sha256, portrait)
+    far = donor.box.w > 1.7 * portrait.box.w
+    lent, lent_points = (donor.half, donor.landmarks / 2) if far else (donor.pixels, donor.landmarks)
+    return manipulations.face_swap(pixels, points, lent, lent_points, rng, region=region, mesh=mesh)
+
+
+def crop_mask(mask: Mask, box: Box, recipe: Recipe) -> Mask:
+    """A mask cropped as its picture is; outside the picture nothing was changed. (size, size) float32."""
+    shades = (np.pad(mask[1:-1, 1:-1], 1) * 255).astype(np.uint8)
+    return crop(shades, box, size=recipe.size, margin=recipe.margin).astype(np.float32) / 255
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled crop of an evaluation set."""
+
+    crop: Pixels
+    fake: bool
+    photo: str
+    identity: str
+    group: dict[str, str]
+    mask: Mask | None = None
+
+
+def evaluation_set(
+    portraits: Sequence[Portrait],
+    kind: Kind,
+    *,
+    seed: int,
+    per_portrait: int,
+    recipe: Recipe,
+    jpeg: int | None = None,
+    face_px: int | None = None,
+) -> list[Sample]:
+    """A fixed test set: each portrait as it is (and as a self-blend toned it), and `per_portrait` fakes of a kind made from it.
+
+    No augmentation and no jitter: the crops are the ones serving would take. `jpeg` recompresses the whole picture at
+    that quality first, `face_px` scales it so that the face's box has so many pixels.
+    """
+    samples = []
+    for number, portrait in enumerate(portraits):
+        whole: list[tuple[Pixels, Mask | None]] = [(portrait.pixels, None)]
+        for fake in range(per_portrait):
+            rng = np.random.default_rng((seed, KINDS.index(kind), number, fake))
+            made = manipulate(kind, portrait, portraits, rng)
+            whole.append((made.fake, made.mask))
+            if made.real is not portrait.pixels:  # toned by the self-blending: the tone must not be what tells
+                whole.append((made.real, None))
+        for pixels, mask in whole:
+            box = portrait.box
+            if face_px is not None and face_px < max(box.w, box.h):
+                scale = face_px / max(box.w, box.h)
+                pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+                box = _scaled(box, scale)
+            if jpeg is not None:
+                pixels = augmentation.compress(pixels, jpeg)
+            face = crop(pixels, box, size=recipe.size, margin=recipe.margin)
+            changed = None if mask is None else crop_mask(mask, portrait.box, recipe)
+            samples.append(Sample(face, mask is not None, portrait.photo, portrait.identity, portrait.group, changed))
+    return samples
+
+
+def _staged(portrait: Portrait, other: Portrait | None, rng: np.random.Generator, recipe: Recipe) -> Portrait:
+    """The portrait turned, mirrored, bent and scaled to about the network's size, on another background half of the time."""
+    reach = recipe.size * float(rng.uniform(0.95, 1.12))  # the crop's side on the stage
+    angle = float(np.clip(rng.normal(0, 7), -20, 20))
+    aspect = float(np.exp(rng.normal(0, 0.05)))
+    mirrored = bool(rng.random() < 0.5)
+    side = round(reach * 1.25)
+    matrix, pixels = _placed(portrait, reach, side, angle, aspect, mirrored, recipe.margin)
+    staged = _warped(pixels, matrix, side)
+    if other is not None:
+        other_matrix, other_pixels = _placed(other, reach, side, angle, aspect, mirrored, recipe.margin)
+        share = float(rng.uniform(0.55, 0.85))
+        staged = np.asarray(cv2.addWeighted(staged, share, _warped(other_pixels, other_matrix, side), 1 - share, 0), np.uint8)
+    if rng.random() < 0.5 * recipe.strength:
+        staged = _elsewhere(staged, portrait.person, matrix, pixels.shape, rng)
+    halved = pixels is not portrait.pixels
+    points = portrait.landmarks / 2 if halved else portrait.landmarks
+    moved = (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+    if rng.random() < recipe.bend:
+        staged, moved = _bent(staged, moved, rng)
+    face = reach / (1 + 2 * recipe.margin)
+    start = round((side - face) / 2)
+    return replace(portrait, pixels=staged, landmarks=moved, box=Box(start, start, round(face), round(face)))
+
+
+def _placed(portrait: Portrait, reach: float, side: int, angle: float, aspect: float, mirrored: bool, margin: float) -> tuple[Mask, Pixels]:
+    """The matrix that brings the face's box to the middle of a stage of `side` pixels, and the pixels it is for."""
+    pixels, box = portrait.pixels, portrait.box
+    scale = min(1.4, reach / (max(box.w, box.h) * (1 + 2 * margin)))
+    if scale < 0.6:
+        pixels, box, scale = portrait.half, _scaled(box, 0.5), scale * 2
+    centre = (box.x + box.w / 2, box.y + box.h / 2)
+    matrix = cv2.getRotationMatrix2D(centre, angle, scale)
+    matrix[:, 2] += side / 2 - np.array(centre)
+    stretch = np.array([[aspect, 0, side / 2 * (1 - aspect)], [0, 1 / aspect, side / 2 * (1 - 1 / aspect)], [0, 0, 1]])
+    matrix = stretch[:2] @ np.vstack([matrix, [0, 0, 1]])
+    if mirrored:
+        matrix[0] = -matrix[0]
+        matrix[0, 2] += side - 1
+    return matrix, pixels
+
+
+def _warped(pixels: Pixels, matrix: Mask, side: int) -> Pixels:
+    return np.asarray(cv2.warpAffine(pixels, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+def _bent(pixels: Pixels, points: Points, rng: np.random.Generator) -> tuple[Pixels, Points]:
+    """Bend the whole picture by a field that varies over a third of it: another head, the same camera."""
+    side = pixels.shape[0]
+    coarse = rng.standard_normal((5, 5, 2)).astype(np.float32) * np.float32(0.018 * side)
+    field = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+    xs, ys = manipulations.coordinates(side, side)
+    bent = cv2.remap(pixels, xs + field[..., 0], ys + field[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    at = np.clip(np.round(points).astype(int), 0, side - 1)
+    return np.asarray(bent, np.uint8), (points - field[at[:, 1], at[:, 0]]).astype(np.float32)
+
+
+def _elsewhere(staged: Pixels, person: Mask, matrix: Mask, shape: tuple[int, ...], rng: np.random.Generator) -> Pixels:
+    """The person before another background. The outline of the hair is then a seam that tells nothing."""
+    whole = matrix @ np.diag([shape[1] / person.shape[1], shape[0] / person.shape[0], 1.0])
+    side = staged.shape[0]
+    mask = cv2.warpAffine(person, whole, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    mask = np.clip(mask * 1.5 - 0.3, 0, 1).astype(np.float32)
+    return np.asarray(cv2.blendLinear(staged, augmentation.background(side, side, rng), mask, 1 - mask), np.uint8)
+
+
+def _jittered(box: Box, rng: np.random.Generator) -> Box:
+    """A detector never draws the same box twice; now and then half the face is out of the picture."""
+    much = 0.22 if rng.random() < 0.06 else 0.05
+    dx, dy = rng.uniform(-much, much, 2) * box.w
+    grow = float(np.exp(rng.uniform(-0.14, 0.14)))
+    w, h = box.w * grow, box.h * grow
+    return Box(round(box.x + box.w / 2 + dx - w / 2), round(box.y + box.h / 2 + dy - h / 2), max(8, round(w)), max(8, round(h)))
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    return Box(round(box.x * scale), round(box.y * scale), max(1, round(box.w * scale)), max(1, round(box.h * scale)))
+
+
+_meshes: dict[str, Triangles] = {}
+
+
+def _mesh(sha256: str, portrait: Portrait) -> Triangles:
+    if sha256 not in _meshes:
+        _meshes[sha256] = triangles(portrait.landmarks)
+    return _meshes[sha256]
+
+
+def _donor(portrait: Portrait, donors: Sequence[Portrait], rng: np.random.Generator) -> Portrait:
+    """One of the three that come closest in tone among a random few dozen of other identities."""
+    some = rng.permutation(len(donors))
+    others = [donors[k] for k in some[:48] if donors[k].identity != portrait.identity]
+    others = others or [donors[k] for k in some if donors[k].identity != portrait.identity]
+    if not others:
+        raise ValueError("A face swap needs portraits of at least two identities.")
+    distance = np.abs(np.stack([donor.tone for donor in others]) - portrait.tone).sum(axis=1)
+    return others[int(rng.choice(np.argsort(distance)[:3]))]
