@@ -244,6 +244,18 @@ def test_a_failure_waits_longer_each_time_until_the_attempts_are_used_up(db: Dat
     assert events(db, job_id)[-1].payload["data"]["reason"] == "No answer."
 
 
+def test_a_job_started_and_waited_once_however_often_it_is_claimed(db: Database) -> None:
+    job_id = accepted(db)
+    first = claimed(db, job_id)
+    started = stand(db, job_id).started_at
+    assert advance(db, first)
+
+    second = claimed(db, job_id, Stage.CLASSIFY)
+
+    assert stand(db, job_id).started_at == started
+    assert second.wait_ms == first.wait_ms
+
+
 def test_each_stage_has_attempts_of_its_own(db: Database) -> None:
     job_id = accepted(db)
     for stage in STAGES:
