@@ -119,3 +119,7 @@ def doctor(list_settings: bool, as_json: bool) -> None:
 
 for command in (submit, list_jobs, show_job, models, endpoints, evaluate, train, export):
     main.add_command(command)
+
+
+if __name__ == "__main__":
+    main()

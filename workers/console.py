@@ -17,7 +17,7 @@ from rich.table import Table
 from pipeline.database import FaceRow, HistoryRow, JobRow
 from pipeline.jobs import Reason, Status, Verdict
 
-PIPE_WIDTH = 160
+PIPE_WIDTH = 400
 """Columns of a table that no terminal shows."""
 COLOURS = {
     Verdict.MANIPULATED.value: "bold red",
@@ -87,7 +87,7 @@ def table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
     """An empty table; columns named in `right` are numbers."""
     made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in ("job", *right))
     return made
 
 

@@ -106,10 +106,11 @@ def _broker(patient: Patient) -> str:
     try:
         with redis.Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S) as client:
             client.ping()
-            version = client.info("server").get("redis_version", "?")
+            told = client.info("server")
     except (redis.RedisError, ValueError, OSError) as error:
         raise Trouble(str(error), "Start Redis or Valkey there, or set UNMASK_BROKER_URL; `unmask up` brings its own.") from error
-    return f"{url.rpartition('@')[2]}, version {version}"
+    kind, version = ("Valkey", told["valkey_version"]) if "valkey_version" in told else ("Redis", told.get("redis_version", "?"))
+    return f"{kind} {version} at {url.rpartition('@')[2]}"
 
 
 def _bucket(variable: str, name: Callable[[Settings], str], *, write: bool) -> Callable[[Patient], str]:

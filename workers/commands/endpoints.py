@@ -50,6 +50,9 @@ def list_endpoints(as_json: bool) -> None:
     if as_json:
         console.print_json(found)
         return
+    if not found:
+        console.console().print("No endpoint is registered: `unmask endpoints add URL` does that.")
+        return
     made = console.table("Webhook endpoints", "id", "url", "events", "state", "description")
     for one in found:
         state = "[green]active[/]"
