@@ -105,8 +105,9 @@ def figures(scored: Scored, thresholds: Thresholds, *, seed: int) -> dict[str, A
 
 
 def _distinct_reals(sets: Sets) -> list[tuple[Condition, float, Mapping[str, str]]]:
-    """Reals are in every set, the same each time: those of the first set, under every condition."""
-    first = next(iter(sets.values()), {})
+    """The pictures as they are, under every condition: they are in every set, in some beside copies toned as their fakes are;
+    the set with the fewest reals has them alone."""
+    first = min(sets.values(), key=lambda found: len(found[CLEAN].reals), default={})
     found = []
     for condition, scored in first.items():
         groups = scored.groups or ({},) * len(scored.scores)

@@ -1,0 +1,248 @@
+"""Train the classifier from photographs of faces, with Keras.
+
+    python -m pipeline.training.fit --faces ../shared/faces --out build/training --hours 3
+
+One JSON line of progress at a time goes to standard output, a progress bar to a terminal. SIGTERM and Ctrl-C write a checkpoint and
+end with code 75; the same command then goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.jobs import Pixels
+from pipeline.training import examples, portraits
+from pipeline.training.checkpoint import CheckpointError
+from pipeline.training.datasets import DatasetError, content_hash
+from pipeline.training.examples import KINDS, Recipe
+from pipeline.training.feeding import Batch, Made, stream, training_records
+from pipeline.training.trainer import Plan, Trainer, TrainingError, Validation
+from pipeline.training.weights import WeightsError
+
+STOPPED = 75
+"""Exit code: stopped by a signal, to be resumed (EX_TEMPFAIL of sysexits.h)."""
+PRESETS: dict[str, dict[str, Any]] = {
+    # what learnt best from random weights on faces
+    "scratch": {},
+    # the public ResNet50 reference for ImageNet on one Gaudi; fine-tuning on faces needs its own learning rate
+    "lars-imagenet": {
+        "optimizer": "lars",
+        "stages": "224:1:2.5",
+        "pairs": 128,
+        "weight_decay": 1e-4,
+        "trust": 1e-3,
+        "smoothing": 0.1,
+        "clip": 0.0,
+        "dropout": 0.0,
+    },
+}
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line's settings; a preset's come before the defaults and after what is given."""
+    parser = argparse.ArgumentParser(description="Train the classifier with Keras.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--faces", type=Path, required=True, help="folder with faces.csv: photographs with identity and split")
+    add("--out", type=Path, required=True, help="folder of this training: checkpoint, curve, weights")
+    add("--facts", type=Path, help="where findings in the photographs are kept (.npz); default: in --out")
+    add("--data", type=Path, help="reals and fakes of others to mix in: FaceForensics++, real/ and fake/, or a manifest")
+    add("--data-share", type=float, default=0.5, help="of the pairs that come from --data")
+    add("--weights", type=Path, help="weights-only .h5 to start from: own, or ImageNet's")
+    add("--preset", choices=sorted(PRESETS), default="scratch")
+    add("--stages", default="96:.25:.001,160:.35:.001,224:.4:.0005", help="crop size:share of the time:learning rate, …")
+    long = parser.add_mutually_exclusive_group(required=True)
+    long.add_argument("--hours", type=float, default=0.0)
+    long.add_argument("--steps", type=int, default=0)
+    add("--optimizer", choices=("lars", "sgd", "adamw"), default="adamw")
+    add("--pairs", type=int, default=16, help="reals, and as many fakes, in a batch")
+    add("--weight-decay", type=float, default=0.05)
+    add("--momentum", type=float, default=0.9)
+    add("--trust", type=float, default=1e-3, help="trust coefficient of LARS")
+    add("--dropout", type=float, default=0.2)
+    add("--smoothing", type=float, default=0.02)
+    add("--clip", type=float, default=5.0, help="largest norm of all gradients together, 0: none")
+    add("--mask-weight", type=float, default=1.0, help="of the mask head's loss, 0: no mask head")
+    add("--sam", type=float, default=0.0, help="radius of sharpness-aware minimisation, 0: off")
+    add("--bf16", action="store_true", help="compute in bfloat16 (mixed_bfloat16)")
+    add("--self-blended", type=float, default=Recipe.self_blended, help="share of the fakes")
+    add("--face-swap", type=float, default=Recipe.face_swap, help="share of the fakes")
+    add("--region", type=float, default=Recipe.region, help="share of the fakes")
+    add("--strength", type=float, default=Recipe.strength, help="of the augmentation, 0 to 1")
+    add("--held-out", choices=KINDS, default="warp", help="the kind that chooses the weights; never trained on")
+    add("--patience", type=int, default=0, help="looks without progress on it after which the last stage ends, 0: never")
+    add("--look", type=int, default=200, help="steps between two looks at the validation sets")
+    add("--makers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes that make batches, 0: none")
+    add("--threads", type=int, default=0, help="of TensorFlow, 0: its own choice")
+    add("--seed", type=int, default=1)
+    preset = PRESETS[parser.parse_known_args(arguments)[0].preset]
+    parser.set_defaults(**preset)
+    chosen = parser.parse_args(arguments)
+    try:
+        parts = [stage.split(":") for stage in chosen.stages.split(",")]
+        chosen.sizes = tuple((int(size), float(share), float(rate)) for size, share, rate in parts)
+    except ValueError:
+        parser.error(f"--stages {chosen.stages}: expected size:share:rate, separated by commas")
+    if abs(chosen.self_blended + chosen.face_swap + chosen.region - 1) > 1e-6:
+        parser.error("--self-blended, --face-swap and --region must add up to 1")
+    return chosen
+
+
+def plan(chosen: argparse.Namespace) -> Plan:
+    """The trainer's plan from the command line."""
+    same = ("optimizer", "seed", "pairs", "weight_decay", "momentum", "trust", "dropout", "smoothing", "clip", "mask_weight", "sam")
+    more = ("bf16", "steps", "hours", "look", "held_out", "patience")
+    return Plan(stages=chosen.sizes, **{name: getattr(chosen, name) for name in same + more})
+
+
+def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
+    """Train as told; False: stopped before the end. Raises TrainingError, CheckpointError, DatasetError or WeightsError."""
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    facts = chosen.facts or chosen.out / "faces.npz"
+    # faces are looked for before TensorFlow is loaded; the makers then find the facts in their file
+    people = {split: portraits.load(chosen.faces, split, facts=facts) for split in ("train", "val")}
+    if not all(people.values()):
+        raise DatasetError(f"{chosen.faces} has no photographs with a face in the split {'train' if not people['train'] else 'val'}.")
+    manifest = portraits.manifest(people["train"] + people["val"])
+    other = content_hash(training_records(chosen.data)) if chosen.data else ""
+
+    def recipe(size: int) -> Recipe:
+        shares = {"self_blended": chosen.self_blended, "face_swap": chosen.face_swap, "region": chosen.region}
+        return Recipe(size=size, strength=chosen.strength, smallest=min(size, max(40, size // 4)), **shares)
+
+    def batches(stage: int, numbers: Sequence[int]) -> Iterable[Batch]:
+        made = Made(
+            faces=chosen.faces,
+            facts=facts,
+            seed=chosen.seed * 1000 + stage,
+            recipe=recipe(chosen.sizes[stage][0]),
+            pairs=chosen.pairs,
+            data=chosen.data,
+            share=chosen.data_share,
+            cache=chosen.out / "crops",
+        )
+        return stream(made, numbers, chosen.makers)
+
+    def validation(stage: int) -> Validation:
+        sets: dict[str, tuple[Pixels, npt.NDArray[np.bool_]]] = {}
+        for kind in KINDS:
+            samples = examples.evaluation_set(people["val"], kind, seed=chosen.seed, per_portrait=2, recipe=recipe(chosen.sizes[stage][0]))
+            sets[kind] = np.stack([sample.crop for sample in samples]), np.array([sample.fake for sample in samples], bool)
+        return sets
+
+    def build(size: int, dropout: float, mask: bool) -> Any:
+        from pipeline.training import network
+
+        return network.build(size, dropout=dropout, mask_head=mask, weights=chosen.weights)
+
+    _quiet_tensorflow(chosen.threads)
+    with Progress() as progress:
+        identity = f"{manifest} {other} {recipe(0)} {chosen.data_share} {chosen.weights}"
+        trainer = Trainer(plan(chosen), chosen.out, build, batches, validation, progress.tell, stopping.is_set, identity)
+        done = trainer.run()
+    if done:
+        _account(chosen, trainer, manifest, other, progress.last)
+    return done
+
+
+class Progress:
+    """JSON lines on standard output, and a bar where standard error is a terminal."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, Any] = {}
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Bar(*columns, console=Console(stderr=True))
+            self._bar.start()
+            self._task = self._bar.add_task("training", total=None)
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def tell(self, line: dict[str, Any]) -> None:
+        """Say one line."""
+        self.last = line
+        print(json.dumps(line), flush=True)  # noqa: T201
+        if self._bar is not None and "steps" in line:
+            what = f"{line['size']} px, {line['images_per_s']} images/s"
+            self._bar.update(self._task, completed=line["step"], total=line["steps"], description=what)
+
+
+def _quiet_tensorflow(threads: int) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+
+    if threads:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def _account(chosen: argparse.Namespace, trainer: Trainer, manifest: str, other: str, last: dict[str, Any]) -> None:
+    """Leave the curve and `training.json`, from which a card is written."""
+    from pipeline.training import checkpoint, report
+
+    found = checkpoint.load(trainer.folder, trainer.key)
+    curve = found[0].curve if found else []
+    (chosen.out / "curve.json").write_text(json.dumps(curve, indent=1) + "\n")
+    report.training_curve(curve, chosen.out / "curve.png")
+    try:
+        code = version("unmask")
+    except PackageNotFoundError:
+        code = "unknown"
+    account = {
+        "command": shlex.join(["python", "-m", "pipeline.training.fit", *sys.argv[1:]]),
+        "seed": chosen.seed,
+        "manifest_sha256": manifest,
+        "other_data_sha256": other,
+        "hours": last.get("hours"),
+        "images": last.get("seen"),
+        "device": f"cpu, {os.cpu_count()} cores, {platform.machine()}",
+        "plan": asdict(trainer.plan),
+        "code_version": code,
+        "made_with": {"python": platform.python_version(), "tensorflow": version("tensorflow-cpu"), "numpy": np.__version__},
+    }
+    (chosen.out / "training.json").write_text(json.dumps(account, indent=1) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 done, 75 stopped and resumable, 1 may work again, 2 wrong settings or data."""
+    chosen = parse(arguments)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        return 0 if train(chosen, stopping) else STOPPED
+    except (TrainingError, CheckpointError, DatasetError, WeightsError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2 if error.permanent else 1
+    except FileNotFoundError as error:
+        print(f"{error.filename} does not exist.", file=sys.stderr)  # noqa: T201
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""The trainer: a stopped run goes on bit for bit, batches are the same whoever makes them, and something is learnt."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.training import checkpoint, feeding, fit
+from pipeline.training.checkpoint import CheckpointError, Progress
+from pipeline.training.examples import Recipe
+from pipeline.training.feeding import Batch
+from pipeline.training.trainer import Plan, Trainer, TrainingError
+
+tensorflow = [
+    pytest.mark.tensorflow,
+    # Keras 2.15 draws its seeds by random.randint(1, 1e9)
+    pytest.mark.filterwarnings("ignore:non-integer arguments to randrange:DeprecationWarning"),
+]
+SIZE = 32
+PLAN = Plan(stages=((16, 0.4, 0.003), (SIZE, 0.6, 0.002)), steps=20, pairs=4, look=4)
+
+
+@dataclass
+class Toned:
+    """Batches in which fakes are greener than reals: learnt in a few steps."""
+
+    size: int
+
+    def batch(self, number: int) -> Batch:
+        rng = np.random.default_rng((9, number))
+        crops = rng.integers(60, 200, (8, self.size, self.size, 3), dtype=np.uint8)
+        crops[4:, ..., 1] += 40
+        small = feeding.mask_side(self.size)
+        mask = np.concatenate([np.zeros((4, small, small)), np.ones((4, small, small))]).astype(np.float32)
+        return Batch(crops, np.repeat(np.array([0, 1], np.float32), 4), mask, np.ones(8, np.float32))
+
+
+def _small(size: int, dropout: float, mask: bool) -> Any:
+    """The shape of the network at a thousandth of its cost: convolution, batch norm, dropout, both outputs."""
+    from tensorflow import keras
+
+    x = given = keras.Input((size, size, 3))
+    x = keras.layers.Conv2D(6, 3, 16, "same", name="conv1_conv")(x)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="conv1_bn")(x))
+    pooled = keras.layers.Dropout(dropout)(keras.layers.GlobalAveragePooling2D()(x))
+    logit = keras.layers.Dense(1, name="logit", dtype="float32")(pooled)
+    return keras.Model(given, [logit, keras.layers.Conv2D(1, 1, name="mask", dtype="float32")(x)] if mask else logit)
+
+
+def _trainer(folder: Path, plan: Plan = PLAN, *, stop_after: int = 10**9, tell: Callable[[Any], None] = lambda line: None) -> Trainer:
+    """A trainer that is asked to stop after so many steps of this run."""
+    asked = iter(range(1, 10**9))
+    sets = {"warp": (Toned(SIZE).batch(10**6).crops, np.repeat([False, True], 4))}
+
+    def batches(stage: int, numbers: Any) -> Iterator[Batch]:
+        return feeding.stream(Toned(plan.stages[stage][0]), numbers, 0)
+
+    def validation(stage: int) -> Any:
+        size = plan.stages[stage][0]
+        return {kind: (crops[:, :size, :size], fake) for kind, (crops, fake) in sets.items()}
+
+    return Trainer(plan, folder, _small, batches, validation, tell, lambda: next(asked) >= stop_after)
+
+
+def _without_clock(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in ("seconds", "images_per_s")} for row in rows]
+
+
+class TestTrainer:
+    pytestmark = tensorflow
+
+    @pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+    def test_a_run_stopped_twice_ends_with_the_very_weights_of_one_that_was_not(self, tmp_path: Path, optimizer: str) -> None:
+        pytest.importorskip("tensorflow")
+        plan = replace(PLAN, optimizer=optimizer, trust=0.1)
+        assert _trainer(tmp_path / "straight", plan).run()
+        # stopped in the first stage right at a look, and again in the second between two
+        assert not _trainer(tmp_path / "broken", plan, stop_after=4).run()
+        assert not _trainer(tmp_path / "broken", plan, stop_after=10).run()
+        assert _trainer(tmp_path / "broken", plan).run()
+        straight, broken = (checkpoint.load(tmp_path / name, _trainer(tmp_path, plan).key) for name in ("straight", "broken"))
+        assert straight is not None
+        assert broken is not None
+        assert (straight[0].step, straight[0].stage, straight[0].seen) == (12, 1, 160)
+        for part in ("weights", "state"):
+            assert len(straight[1][part]) == len(broken[1][part]) > 0
+            for one, other in zip(straight[1][part], broken[1][part], strict=True):
+                np.testing.assert_array_equal(one, other)
+        assert _without_clock(straight[0].curve) == _without_clock(broken[0].curve)
+        assert (tmp_path / "straight/weights.h5").read_bytes() == (tmp_path / "broken/weights.h5").read_bytes()
+
+    def test_it_learns_and_its_best_weights_are_kept(self, tmp_path: Path) -> None:
+        pytest.importorskip("tensorflow")
+        told: list[dict[str, Any]] = []
+        plan = replace(PLAN, steps=80, stages=((SIZE, 1.0, 0.02),), dropout=0.0)
+        assert _trainer(tmp_path, plan, tell=told.append).run()
+        looks = [line for line in told if line["event"] == "look"]
+        assert looks[-1]["auc_warp"] == 1.0
+        assert looks[-1]["loss"] < looks[0]["loss"] / 2
+        assert told[-1]["event"] == "done"
+        assert {"step", "steps", "images_per_s", "eta_s", "rate"} <= set(looks[0])
+
+    def test_it_ends_early_when_the_held_out_kind_stops_improving(self, tmp_path: Path) -> None:
+        pytest.importorskip("tensorflow")
+        told: list[dict[str, Any]] = []
+        plan = replace(PLAN, steps=400, stages=((SIZE, 1.0, 0.02),), patience=3)
+        assert _trainer(tmp_path, plan, tell=told.append).run()
+        assert told[-1]["seen"] < 400 * 8
+        held = [line["auc_warp"] for line in told if line["event"] == "look"]
+        assert held.index(max(held)) == len(held) - 1 - 3
+
+    def test_hours_become_steps_once_and_are_kept(self, tmp_path: Path) -> None:
+        pytest.importorskip("tensorflow")
+        plan = replace(PLAN, steps=0, hours=1e-4, stages=((SIZE, 1.0, 0.01),))
+        assert not _trainer(tmp_path, plan, stop_after=1).run()
+        found = checkpoint.load(tmp_path, _trainer(tmp_path, plan).key)
+        assert found is not None
+        length = found[0].lengths
+        assert length[0] > 1
+        assert _trainer(tmp_path, plan).run()
+        again = checkpoint.load(tmp_path, _trainer(tmp_path, plan).key)
+        assert again is not None
+        assert (again[0].lengths, again[0].step) == (length, length[0])
+
+    def test_a_loss_that_is_not_a_number_ends_it_with_a_sentence(self, tmp_path: Path) -> None:
+        pytest.importorskip("tensorflow")
+        with pytest.raises(TrainingError, match="lower the learning rate"):
+            _trainer(tmp_path, replace(PLAN, optimizer="sgd", clip=0.0, stages=((SIZE, 1.0, 1e30),))).run()
+
+    @pytest.mark.parametrize("change", [{"sam": 0.05}, {"bf16": True}, {"mask_weight": 0.0}])
+    def test_variants_run(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        pytest.importorskip("tensorflow")
+        assert _trainer(tmp_path, replace(PLAN, steps=4, look=2, **change)).run()
+        assert (tmp_path / "weights.h5").exists()
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, Progress("one"), {"weights": [np.ones(3)]})
+    with pytest.raises(CheckpointError, match="other settings"):
+        checkpoint.load(tmp_path, "two")
+
+
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, Progress("one"), {"weights": [np.ones(3)]})
+    whole = (tmp_path / checkpoint.FILE).read_bytes()
+    (tmp_path / checkpoint.FILE).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.load(tmp_path, "one")
+
+
+def test_a_checkpoint_comes_back_in_order(tmp_path: Path) -> None:
+    arrays = [np.full(2, k, np.float32) for k in range(12)]
+    checkpoint.save(tmp_path, Progress("one", step=7, curve=[{"loss": 0.5}]), {"weights": arrays, "state": [np.int64(3)]})
+    found = checkpoint.load(tmp_path, "one")
+    assert found is not None
+    assert (found[0].step, found[0].curve) == (7, [{"loss": 0.5}])
+    assert [int(a[0]) for a in found[1]["weights"]] == list(range(12))
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
+
+
+@dataclass
+class Numbered:
+    """Batches that say their number; one of them fails."""
+
+    broken: int = -1
+
+    def batch(self, number: int) -> Batch:
+        if number == self.broken:
+            raise ValueError(f"batch {number} is broken")
+        return Batch(np.full((2, 1, 1, 3), number, np.uint8), *(np.zeros(2, np.float32),) * 3)
+
+
+def test_processes_give_batches_in_order_and_their_errors() -> None:
+    found = [int(batch.crops[0, 0, 0, 0]) for batch in feeding.stream(Numbered(), range(3, 15), makers=2)]
+    assert found == list(range(3, 15))
+    with pytest.raises(ValueError, match="batch 4 is broken"):
+        list(feeding.stream(Numbered(broken=4), range(8), makers=1))
+
+
+def test_a_stage_needs_size_share_and_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fit.parse(["--faces", "x", "--out", "y", "--steps", "3", "--stages", "96:1"])
+    assert "size:share:rate" in capsys.readouterr().err
+
+
+def test_a_preset_yields_to_what_is_given() -> None:
+    chosen = fit.parse(["--faces", "x", "--out", "y", "--steps", "3", "--preset", "lars-imagenet", "--pairs", "8"])
+    assert (chosen.optimizer, chosen.pairs, chosen.smoothing) == ("lars", 8, 0.1)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with faces.csv: one portrait, and its mirror image as another person, for training and again for validation."""
+    data = pytest.importorskip("skimage.data")
+    folder = tmp_path_factory.mktemp("people")
+    portrait = data.astronaut()[..., ::-1]
+    with (folder / "faces.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("path", "identity", "split"))
+        for k, picture in enumerate((portrait, portrait[:, ::-1], portrait[:400], portrait[:400, ::-1])):
+            cv2.imwrite(str(folder / f"{k}.png"), picture)
+            table.writerow((f"{k}.png", f"person{k}", "train" if k < 2 else "val"))
+    return folder
+
+
+def test_batches_are_the_same_whoever_makes_them(people: Path, tmp_path: Path) -> None:
+    made = feeding.Made(people, tmp_path / "facts.npz", seed=3, recipe=Recipe(size=48, smallest=32), pairs=2)
+    here = list(feeding.stream(made, range(5, 8), makers=0))
+    there = list(feeding.stream(made, range(5, 8), makers=2))
+    for one, other in zip(here, there, strict=True):
+        for part, same in zip(one, other, strict=True):
+            np.testing.assert_array_equal(part, same)
+    assert here[0].crops.shape == (4, 48, 48, 3)
+    assert here[0].mask.shape == (4, 3, 3)
+    assert not here[0].mask[:2].any()
+    assert here[0].mask[2:].any()
+    assert not np.array_equal(here[0].crops, here[1].crops)
+
+
+def test_other_peoples_fakes_are_mixed_in(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k, side in enumerate(("real", "real", "fake", "fake")):
+        place = tmp_path / "data" / side
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{k}.png").write_bytes((people / f"{k}.png").read_bytes())
+    monkeypatch.setattr(feeding.datasets, "split_by_identity", lambda records, seed: [replace(r, split="train") for r in records])
+    made = feeding.Made(
+        people,
+        tmp_path / "facts.npz",
+        seed=3,
+        recipe=Recipe(size=48, smallest=32),
+        pairs=4,
+        data=tmp_path / "data",
+        share=0.5,
+        cache=tmp_path / "cache",
+    )
+    masked = np.concatenate([made.batch(k).masked[4:] for k in range(8)])
+    assert 0.2 < masked.mean() < 0.8
+    assert made.batch(0).crops.shape == (8, 48, 48, 3)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.timeout(240)
+def test_the_command_trains_the_real_network_and_resumes_after_sigterm(people: Path, tmp_path: Path) -> None:
+    """The whole command, with a network of 32 px: stopped by SIGTERM after its first step, and started again."""
+    pytest.importorskip("tensorflow")
+    command = [sys.executable, "-m", "pipeline.training.fit", "--faces", str(people), "--out", str(tmp_path), "--steps", "4"]
+    command += ["--stages", "32:1:.001", "--pairs", "2", "--makers", "1", "--look", "2"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert first.stdout is not None
+    line = json.loads(first.stdout.readline())
+    first.send_signal(signal.SIGTERM)
+    first.communicate()
+    assert line["event"] in ("step", "look")
+    assert first.returncode in (fit.STOPPED, 0)  # 0: it was through before the signal came
+    second = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert second.returncode == 0, second.stderr
+    account = json.loads((tmp_path / "training.json").read_text())
+    assert account["images"] == 16
+    assert account["plan"]["steps"] == 4
+    assert len(account["manifest_sha256"]) == 64
+    assert (tmp_path / "weights.h5").stat().st_size < 50_000_000
+    assert cv2.imread(str(tmp_path / "curve.png")) is not None
+    assert [row["step"] for row in json.loads((tmp_path / "curve.json").read_text())] == [2, 4]
