@@ -256,7 +256,7 @@ def train(args: argparse.Namespace) -> None:
             wanted[label.bool()] = masks.float() / 255
             x, wanted = _cut_up(crops.permute(0, 3, 1, 2).float() / 127.5 - 1, wanted)
             label = label * (wanted.amax(dim=(1, 2)) > 0.12)  # what was changed may have been cut away
-            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            with torch.autocast(device, torch.bfloat16):
                 logit, mask = network(x.contiguous(memory_format=torch.channels_last))
             loss = F.binary_cross_entropy_with_logits(logit.float(), label * (1 - 2 * args.smooth) + args.smooth)
             loss = loss + args.mask_weight * F.binary_cross_entropy_with_logits(mask.float(), (wanted > 0.2).float())
