@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 from sqlalchemy.exc import OperationalError
 
 from pipeline import ledger, registry
@@ -338,3 +341,55 @@ def test_without_the_training_extra_it_is_said_what_to_install(
     module = __import__(f"pipeline.training.{missing}", fromlist=["main"])
     monkeypatch.setattr(module, "main", fail)
     assert "needs h5py, which is not installed: pip install 'unmask[train]'." in one_sentence(run(command))
+
+
+def test_a_command_line_of_training_errs_as_ours_does(run: Run) -> None:
+    said = one_sentence(run("export", "--size", "224"))
+    assert said == "unmask: The following arguments are required: --weights, --out: `unmask export --help` shows how."
+    assert "usage: unmask export" in run("export", "--help").stdout
+
+
+def test_the_exit_code_of_training_is_passed_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.training import fit
+
+    monkeypatch.setattr(fit, "main", lambda arguments: 75)
+    assert run("train").exit_code == 75
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    """One real and one manipulated picture, as other people keep them."""
+    skimage = pytest.importorskip("skimage")
+    portrait = skimage.data.astronaut()
+    light = portrait.astype(int)
+    light[0:230, 120:340] += (-25, 45, 0)
+    for place, pixels in (("real", portrait), ("fake/light", light.clip(0, 255).astype(np.uint8))):
+        (tmp_path / "faces" / place).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "faces" / place / "1.png")
+    return tmp_path / "faces"
+
+
+def test_evaluate_measures_anybodys_pictures_without_tensorflow(
+    run: Run, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for absent in ("tensorflow", "h5py", "matplotlib", "sklearn"):
+        monkeypatch.setitem(sys.modules, absent, None)
+    folder = write_model(tmp_path / "made")
+    result = run("evaluate", "--faces", str(faces), "--model", str(folder), "--no-grid", "--json", str(tmp_path / "out" / "e.json"))
+    assert result.exit_code == 0, result.stderr
+    found = json.loads((tmp_path / "out" / "e.json").read_text())
+    assert found["sets"]["light"]["auc"] == 1.0
+    assert found["model"]["version"] == "1"
+    assert LIMITS[0] in result.stdout
+    assert "light" in result.stdout
+
+
+def test_evaluate_takes_the_model_that_comes_with_the_product_where_nothing_has_run(
+    run: Run, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "STARTER", tmp_path / "starter")
+    assert "Nothing has run" in one_sentence(run("evaluate", "--faces", str(faces)))
+    write_model(tmp_path / "starter", version="7")
+    assert "green 7, f32" in run("evaluate", "--faces", str(faces), "--no-grid").stdout
+    assert "green 7, f32" in run("evaluate", "--faces", str(faces), "--no-grid", "--model", "7").stdout
+    assert "Nothing has run" in one_sentence(run("evaluate", "--faces", str(faces), "--model", "8"))

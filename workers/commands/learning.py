@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.markup import escape
@@ -129,20 +131,38 @@ def _number(value: float | None) -> str:
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def train(options: tuple[str, ...]) -> None:
     """Train the network; `unmask train --help` shows its options."""
-    with _learning("Training", "train"):
+    with _learning("Training", "train"), _handed_on("unmask train"):
         from pipeline.training import fit
 
-        fit.main(list(options))
+        code = fit.main(list(options))
+    raise click.exceptions.Exit(code)
 
 
 @click.command(context_settings=PASS_ON, add_help_option=False)
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def export(options: tuple[str, ...]) -> None:
     """Make what serving runs from trained weights; `unmask export --help` shows its options."""
-    with _learning("Exporting", "train"):
+    with _learning("Exporting", "train"), _handed_on("unmask export"):
         from pipeline.training import export as exporting
 
         exporting.main(list(options))
+
+
+@contextmanager
+def _handed_on(program: str) -> Iterator[None]:
+    """Let a command line of training speak as ours does: under the command's name, its errors one sentence."""
+
+    def fail(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+        raise CommandError(f"{message[:1].upper()}{message[1:]}: `{program} --help` shows how.")
+
+    error, name = argparse.ArgumentParser.error, sys.argv[0]
+    argparse.ArgumentParser.error = fail  # type: ignore[method-assign]
+    sys.argv[0] = program
+    try:
+        yield
+    finally:
+        argparse.ArgumentParser.error = error  # type: ignore[method-assign]
+        sys.argv[0] = name
 
 
 @contextmanager
