@@ -152,11 +152,11 @@ def export(options: tuple[str, ...]) -> None:
 def _handed_on(program: str) -> Iterator[None]:
     """Let a command line of training speak as ours does: under the command's name, its errors one sentence."""
 
-    def fail(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    def fail(self: argparse.ArgumentParser, message: str) -> NoReturn:
         raise CommandError(f"{message[:1].upper()}{message[1:]}: `{program} --help` shows how.")
 
     error, name = argparse.ArgumentParser.error, sys.argv[0]
-    argparse.ArgumentParser.error = fail  # type: ignore[method-assign]
+    argparse.ArgumentParser.error = fail  # type: ignore[method-assign, assignment]
     sys.argv[0] = program
     try:
         yield
