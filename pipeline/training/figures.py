@@ -48,9 +48,10 @@ Sets = dict[str, dict[Condition, Scored]]
 def document(sets: Sets, thresholds: Thresholds, *, seed: int) -> dict[str, Any]:
     """The measured part of `build/evaluate.json` from scored sets.
 
-    `sets`: figures and curves of each set, clean. `grid`: AUC and false positives after compression and at small sizes, and
-    how much AUC each costs. `false_positive_rate`: reals called manipulated, all conditions together (distinct pictures are
-    few, so one condition alone hardly resolves 1 %); `groups`: the same for each self-reported group of at least 8 people.
+    `sets`: figures and curves of each set, clean; `overall`: all fakes together against the distinct reals. `grid`: AUC and
+    false positives after compression and at small sizes, and how much AUC each costs. `false_positive_rate`: reals called
+    manipulated, all conditions together (distinct pictures are few, so one condition alone hardly resolves 1 %); `groups`: the
+    same for each self-reported group of at least 8 pictures.
     """
     clean = {name: found[CLEAN] for name, found in sets.items()}
     reals = _distinct_reals(sets)
@@ -59,6 +60,7 @@ def document(sets: Sets, thresholds: Thresholds, *, seed: int) -> dict[str, Any]
     at_once = np.array([score >= thresholds.manipulated_from for condition, score, _ in reals if condition == CLEAN])
     return {
         "sets": {name: figures(scored, thresholds, seed=seed) for name, scored in clean.items()},
+        "overall": figures(_together(clean), thresholds, seed=seed) if clean else None,
         "false_positive_rate": overall,
         "false_positive_rate_clean": float(at_once.mean()) if len(at_once) else None,
         "real_judgements": len(calls),
@@ -102,6 +104,18 @@ def figures(scored: Scored, thresholds: Thresholds, *, seed: int) -> dict[str, A
         "reliability": [[round(v, 5) for v in row] for row in metrics.reliability(fakes, reals, 15)],
         "risk_coverage": [[round(v, 5) for v in row] for row in metrics.risk_coverage(fakes, reals, at)],
     }
+
+
+def _together(sets: Mapping[str, Scored]) -> Scored:
+    """All fakes, and the reals of the set that has the fewest (see `_distinct_reals`)."""
+    plain = min(sets.values(), key=lambda scored: len(scored.reals))
+    parts = [(scored, scored.fake) for scored in sets.values()] + [(plain, ~plain.fake)]
+    named = all(len(scored.people) == len(scored.scores) for scored, _ in parts)
+    return Scored(
+        np.concatenate([scored.scores[chosen] for scored, chosen in parts]),
+        np.concatenate([scored.fake[chosen] for scored, chosen in parts]),
+        tuple(str(name) for scored, chosen in parts for name in np.array(scored.people)[chosen]) if named else (),
+    )
 
 
 def _distinct_reals(sets: Sets) -> list[tuple[Condition, float, Mapping[str, str]]]:

@@ -162,6 +162,7 @@ def test_the_document_has_the_promised_keys_and_the_report_stands_alone(tmp_path
         for name in ("self_blended", "face_swap", "region", "warp")
     }
     found = figures.document(sets, BOUNDS, seed=1)
+    assert (found["overall"]["n_fake"], found["overall"]["n_real"]) == (200, 20)
     for values in found["sets"].values():
         assert {"n", "auc", "auc_ci", "eer", "tpr_at_1fpr", "ece15", "accuracy"} <= set(values)
     whole = {

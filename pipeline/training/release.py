@@ -1,0 +1,236 @@
+"""From trained weights to a model version: calibrated on validation identities, exported, measured on test identities, described.
+
+    python -m pipeline.training.release --weights weights.h5 --faces ../shared/faces --out versions --version 2026.1
+
+Leaves `{out}/{name}/{version}/` with `weights.h5`, `model.xml`, `model.bin`, `card.json`, and beside it `evaluate.json`. Needs no
+TensorFlow, unless how far each precision strays from it is to be measured (`--compare`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.card import CARD, Card, ModelError, Thresholds, sha256
+from pipeline.classification import GRAPH, WEIGHTS, load
+from pipeline.jobs import Pixels
+from pipeline.training import calibration, evaluation, examples, export, portraits, report
+from pipeline.training import weights as files
+from pipeline.training.datasets import DatasetError
+from pipeline.training.examples import KINDS, Recipe
+from pipeline.training.figures import GRID
+from pipeline.training.weights import WeightsError
+
+Logits = npt.NDArray[np.float32]
+LIMITS = [
+    "It has learnt from manipulations made out of photographs of 99 people by this project alone: self-blended images, face swaps over "
+    "landmarks, and the same within eyes, mouth, nose or half a face.",
+    "It looks for traces of blending; a face that a generator drew whole, without a seam, is not what it was trained on.",
+    "It has not been measured on FaceForensics++, Celeb-DF or any other public benchmark.",
+    "Its photographs were taken in studios; other light, cameras and compression were only simulated.",
+    "A score is a reason for a person to look closer, and no proof.",
+]
+STREET_PAIRS = 600
+"""Augmented pairs of validation faces that thresholds are measured on, beside the faces as they are."""
+
+
+def calibrate(
+    run: Callable[[Pixels], Logits],
+    people: Sequence[portraits.Portrait],
+    recipe: Recipe,
+    *,
+    seed: int,
+    target_fpr: float = calibration.TARGET_FPR,
+    missed: float = calibration.MISSED,
+    fold_bias: bool = False,
+    street: int = STREET_PAIRS,
+    watch: Callable[[Sequence[Any], str], Iterable[Any]] = evaluation.plainly,
+) -> tuple[float, float, Thresholds, dict[str, Any]]:
+    """Temperature, bias to be added to every logit (0 unless `fold_bias`), thresholds, and how they were found.
+
+    Temperature and bias: least loss on the faces as they are, all kinds of fakes. `manipulated_from` is measured on reals as they are,
+    compressed, small, and through the street of the training, so that a stranger's bad photograph is not called fake;
+    `authentic_below` on the fakes as they are.
+    """
+    fakes, reals = [], []
+    for kind in watch(KINDS, "validation faces"):
+        samples = examples.evaluation_set(people, kind, seed=seed, per_portrait=2, recipe=recipe)
+        found, fake = run(np.stack([sample.crop for sample in samples])), np.array([sample.fake for sample in samples])
+        fakes.append(found[fake])
+        reals.append(found[~fake])
+    fake_logits, real_logits = np.concatenate(fakes), np.concatenate(reals)
+    worse = []
+    for condition, value in watch(GRID, "validation faces, worse"):
+        how = {"jpeg": value} if condition == "jpeg" else {"face_px": value}
+        samples = examples.evaluation_set(people, "warp", seed=seed, per_portrait=0, recipe=recipe, **how)
+        worse.append(run(np.stack([sample.crop for sample in samples])))
+    crops = [examples.pair(people, index, seed, recipe).real for index in watch(range(street), "validation faces in the street")]
+    if crops:
+        worse.append(run(np.stack(crops)))
+    bias = calibration.bias(fake_logits, real_logits) if fold_bias else 0.0
+    temperature = calibration.temperature(fake_logits, real_logits, bias)
+    everywhere = np.concatenate([real_logits, *worse])
+    bounds = calibration.thresholds(
+        calibration.scores(fake_logits + bias, temperature),
+        calibration.scores(everywhere + bias, temperature),
+        target_fpr=target_fpr,
+        missed=missed,
+    )
+    how_found = {
+        "split": "val",
+        "identities": len({person.identity for person in people}),
+        "fakes": len(fake_logits),
+        "reals": len(real_logits),
+        "reals_everywhere": len(everywhere),
+        "target_fpr": target_fpr,
+        "missed": missed,
+        "bias_added": bias,
+        "rule": "manipulated_from: reached by at most target_fpr of validation reals (as they are, compressed, small, augmented); "
+        "authentic_below: the share missed of validation fakes lies below it, and it is never above manipulated_from",
+    }
+    return temperature, bias, bounds, how_found
+
+
+def with_bias(named: Mapping[str, files.Arrays], bias: float) -> dict[str, files.Arrays]:
+    """Weights whose logit is higher by `bias`."""
+    kernel, own = named["logit"]
+    return {**named, "logit": [kernel, own + np.float32(bias)]}
+
+
+def compare(folder: Path, crops: Pixels, card: Card) -> dict[str, Any]:
+    """How far each exported precision strays from TensorFlow in float32 on these crops, and which one serves by default."""
+    reference = calibration.scores(export.keras_logits(folder / WEIGHTS, crops), card.temperature).astype(np.float32)
+    bounds = (card.thresholds.authentic_below, card.thresholds.manipulated_from)
+    found: dict[str, Any] = {}
+    for precision, graph in (("f32", GRAPH), ("bf16", GRAPH), ("int8", f"{GRAPH}-int8")):
+        if (folder / f"{graph}.xml").exists():
+            logits = export.openvino_logits(folder / f"{graph}.xml", crops, precision="bf16" if precision == "bf16" else "f32")
+            found[precision] = export.difference(reference, calibration.scores(logits, card.temperature).astype(np.float32), bounds)
+    default, why = export.default_precision(found)
+    return {"default": default, "why": why, **found}
+
+
+def comparison_crops(people: Sequence[portraits.Portrait], recipe: Recipe, seed: int) -> Pixels:
+    """One real and one fake of each kind from every portrait, as the test sets have them."""
+    return np.stack([s.crop for kind in KINDS for s in examples.evaluation_set(people, kind, seed=seed, per_portrait=1, recipe=recipe)])
+
+
+def write_card(folder: Path, **facts: Any) -> Card:
+    """Write `card.json` with the hash of every other file in the folder."""
+    hashes = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != CARD}
+    card = Card(files=hashes, **facts)
+    (folder / CARD).write_text(card.model_dump_json(indent=1, exclude_none=True) + "\n")
+    return card
+
+
+def release(chosen: argparse.Namespace, watch: Callable[[Sequence[Any], str], Iterable[Any]]) -> Path:
+    """Do all of it; returns the version's folder. Raises WeightsError, DatasetError, ModelError or ExportError."""
+    folder: Path = chosen.out / chosen.name / chosen.version
+    folder.mkdir(parents=True, exist_ok=True)
+    people = {split: portraits.load(chosen.faces, split, facts=chosen.facts) for split in ("train", "val", "test")}
+    if not all(people.values()):
+        raise DatasetError(f"{chosen.faces} lacks photographs with a face in one of the splits train, val and test.")
+    recipe = Recipe(size=chosen.size, margin=chosen.margin, smallest=min(chosen.size, Recipe.smallest))
+    named = files.read_npz(*chosen.weights) if chosen.weights[0].suffix == ".npz" else files.read(chosen.weights[0])
+
+    files.write(folder / WEIGHTS, named)
+    graph = export.to_openvino(folder / WEIGHTS, folder, input_size=chosen.size)
+    temperature, bias, bounds, how = calibrate(
+        lambda crops: export.openvino_logits(graph, crops),
+        people["val"],
+        recipe,
+        seed=chosen.seed,
+        target_fpr=chosen.target_fpr,
+        missed=chosen.missed,
+        fold_bias=chosen.fold_bias,
+        watch=watch,
+    )
+    if bias:
+        files.write(folder / WEIGHTS, with_bias(named, bias))
+        export.to_openvino(folder / WEIGHTS, folder, input_size=chosen.size)
+    if chosen.int8:
+        pairs = [examples.pair(people["train"], index, chosen.seed, recipe) for index in watch(range(150), "calibration crops")]
+        export.to_int8(folder / WEIGHTS, folder, [crop for pair in pairs for crop in (pair.real, pair.fake)], input_size=chosen.size)
+
+    training = json.loads(chosen.training.read_text()) if chosen.training else {}
+    facts: dict[str, Any] = {
+        "name": chosen.name,
+        "version": chosen.version,
+        "created_at": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "input_size": chosen.size,
+        "margin": chosen.margin,
+        "thresholds": bounds,
+        "temperature": temperature,
+        "manifest_sha256": portraits.manifest(people["train"] + people["val"]),
+        "seed": training.get("seed", chosen.seed),
+        "training": {key: value for key, value in training.items() if key not in ("seed", "manifest_sha256", "code_version")},
+        "code_version": training.get("code_version", ""),
+        "limits": LIMITS,
+        "attribution": chosen.attribution,
+        "calibration": how,
+    }
+    card = write_card(folder, **facts)
+    if chosen.compare:
+        facts["precision"] = compare(folder, comparison_crops(people["test"], recipe, chosen.seed), card)
+        write_card(folder, **facts)
+    classifier = load(folder, runtime="openvino", precision="f32")
+    found = evaluation.evaluate(classifier, chosen.faces, seed=chosen.seed, grid=not chosen.no_grid, facts=chosen.facts, watch=watch)
+    keep = ("n", "auc", "auc_ci", "ap", "eer", "tpr_at_1fpr", "ece15", "brier", "accuracy")
+    facts["metrics"] = {name: {key: values[key] for key in keep} for name, values in found["sets"].items()}
+    facts["false_positive_rate"] = found["false_positive_rate"]
+    write_card(folder, **facts)
+    (folder.parent / f"{chosen.version}.evaluate.json").write_text(json.dumps(found, indent=1) + "\n")
+    if chosen.report:
+        report.write(found, chosen.report)
+    return folder
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line's settings."""
+    parser = argparse.ArgumentParser(
+        description="Make a model version from weights.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--weights", type=Path, nargs="+", required=True, help="weights-only .h5, or the .npz parts of the PyTorch port")
+    add("--faces", type=Path, required=True, help="folder with faces.csv")
+    add("--out", type=Path, required=True, help="folder of versions")
+    add("--name", default="unmask-resnet50")
+    add("--version", required=True)
+    add("--training", type=Path, help="training.json that the trainer left")
+    add("--facts", type=Path, help="where findings in the photographs are kept (.npz)")
+    add("--size", type=int, default=224)
+    add("--margin", type=float, default=Recipe.margin)
+    add("--seed", type=int, default=1)
+    add("--target-fpr", type=float, default=calibration.TARGET_FPR)
+    add("--missed", type=float, default=calibration.MISSED)
+    add("--fold-bias", action="store_true", help="also shift all logits by what validation asks for, inside the weights")
+    add("--int8", action="store_true", help="also export 8-bit weights (needs nncf)")
+    add("--compare", action="store_true", help="measure each precision against TensorFlow")
+    add("--no-grid", action="store_true", help="do not measure compression and small sizes")
+    add("--report", type=Path, help="folder for the report")
+    add("--attribution", default="", help="of the photographs")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code, 2 with one sentence if something is wrong."""
+    from rich.progress import track
+
+    try:
+        print(release(parse(arguments), lambda items, what: track(items, description=what)))  # noqa: T201
+    except (WeightsError, DatasetError, ModelError, export.ExportError, report.ReportError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
