@@ -156,7 +156,7 @@ def _handed_on(program: str) -> Iterator[None]:
         raise CommandError(f"{message[:1].upper()}{message[1:]}: `{program} --help` shows how.")
 
     error, name = argparse.ArgumentParser.error, sys.argv[0]
-    argparse.ArgumentParser.error = fail  # type: ignore[method-assign, assignment]
+    argparse.ArgumentParser.error = fail  # type: ignore[method-assign]
     sys.argv[0] = program
     try:
         yield
