@@ -139,7 +139,7 @@ def release(chosen: argparse.Namespace, watch: Callable[[Sequence[Any], str], It
     if not all(people.values()):
         raise DatasetError(f"{chosen.faces} lacks photographs with a face in one of the splits train, val and test.")
     recipe = Recipe(size=chosen.size, margin=chosen.margin, smallest=min(chosen.size, Recipe.smallest))
-    named = files.read_npz(*chosen.weights) if chosen.weights[0].suffix == ".npz" else files.read(chosen.weights[0])
+    named = files.read_any(*chosen.weights)
 
     files.write(folder / WEIGHTS, named)
     graph = export.to_openvino(folder / WEIGHTS, folder, input_size=chosen.size)
@@ -199,7 +199,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="Make a model version from weights.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--weights", type=Path, nargs="+", required=True, help="weights-only .h5, or the .npz parts of the PyTorch port")
+    add("--weights", type=Path, nargs="+", required=True, help="weights-only .h5, or the .npz parts of the PyTorch port, or their folder")
     add("--faces", type=Path, required=True, help="folder with faces.csv")
     add("--out", type=Path, required=True, help="folder of versions")
     add("--name", default="unmask-resnet50")

@@ -82,6 +82,19 @@ def read_npz(*paths: Path) -> Named:
     return {layer: [arrays[k] for k in sorted(arrays)] for layer, arrays in named.items()}
 
 
+def read_any(*paths: Path) -> Named:
+    """Named weights from one `.h5`, from `.npz` parts, or from the folder that holds the parts. Raises WeightsError."""
+    if len(paths) == 1 and paths[0].is_dir():
+        paths = tuple(sorted(paths[0].glob("weights*.npz")))
+        if not paths:
+            raise WeightsError("The folder holds no weights*.npz.")
+    if all(path.suffix == ".npz" for path in paths):
+        return read_npz(*paths)
+    if len(paths) > 1:
+        raise WeightsError("Weights are one .h5 file or several .npz parts.")
+    return read(paths[0])
+
+
 def _parts(layer: str, count: int) -> tuple[str, ...]:
     return _PARTS.get(layer.rsplit("_", 1)[-1], _OTHER)[:count]
 

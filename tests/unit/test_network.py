@@ -103,8 +103,8 @@ def test_the_same_weights_give_the_same_bytes(model: Any, tmp_path: Path) -> Non
 
 
 def test_npz_parts_of_the_port_are_joined(tmp_path: Path) -> None:
-    np.savez(tmp_path / "w-0.npz", **{"logit/1": np.ones(1, np.float32), "conv1_conv/0": np.ones((7, 7, 3, 64), np.float16)})
-    np.savez(tmp_path / "w-1.npz", **{"logit/0": np.ones((2048, 1), np.float16)})
-    named = weights.read_npz(tmp_path / "w-0.npz", tmp_path / "w-1.npz")
+    np.savez(tmp_path / "weights-0.npz", **{"logit/1": np.ones(1, np.float32), "conv1_conv/0": np.ones((7, 7, 3, 64), np.float16)})
+    np.savez(tmp_path / "weights-1.npz", **{"logit/0": np.ones((2048, 1), np.float16)})
+    named = weights.read_any(tmp_path)
     assert [a.shape for a in named["logit"]] == [(2048, 1), (1,)]
     assert all(a.dtype == np.float32 for arrays in named.values() for a in arrays)
