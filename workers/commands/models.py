@@ -1,4 +1,4 @@
-"""`unmask models list|publish|promote|rollback`."""
+"""`unmask models list|install|publish|promote|rollback`."""
 
 from __future__ import annotations
 
@@ -56,6 +56,19 @@ def _auc(metrics: Metrics) -> str:
         return "-"
     interval = "" if metrics.auc_ci is None else f" ({metrics.auc_ci[0]:.3f}-{metrics.auc_ci[1]:.3f})"
     return f"{metrics.auc:.3f}{interval}"
+
+
+@models.command()
+def install() -> None:
+    """Make missing buckets, and where no model judges yet, let the one that comes with the product."""
+    settings = settings_in_force()
+    with opened(settings) as database:
+        store = object_store(settings)
+        made = store.ensure_buckets()
+        card = registry.install_starter(database, store, settings)
+    if made:
+        console.console().print(f"Made the bucket{'' if len(made) == 1 else 's'} {escape(', '.join(made))}.")
+    console.console().print(f"{escape(card.name)} {escape(card.version)} is champion.")
 
 
 @models.command()
