@@ -38,6 +38,8 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 LARGEST_PROFILE = 4_000_000
 """Bytes. A larger ICC profile is not applied."""
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
+_MIRRORED = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
+"""`cv2.flip`'s code for an orientation: 1 left to right, 0 top to bottom, -1 both."""
 _PROFILES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
 
 
@@ -160,13 +162,11 @@ def _check(image: Image.Image, data: bytes, format: str, limits: Limits) -> None
 def _normalised(image: Image.Image) -> Pixels:
     orientation = _orientation(image)
     pixels = _rgb(image)
-    # the eight ways of TIFF 6.0 and EXIF 2.3, tag 274: first transpose, then mirror
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
+    # tag 274 of TIFF 6.0 and EXIF: four mirrorings, of the picture or of its transpose
+    if orientation >= 5:
+        pixels = np.asarray(cv2.transpose(pixels), np.uint8)
+    if orientation in _MIRRORED:
+        pixels = np.asarray(cv2.flip(pixels, _MIRRORED[orientation]), np.uint8)
     return np.ascontiguousarray(pixels)
 
 
@@ -200,8 +200,8 @@ def _rgb(image: Image.Image) -> Pixels:
 
 def _deep(image: Image.Image) -> Pixels:
     """16-bit grey, scaled; Pillow's own conversion would saturate."""
-    deep = np.asarray(image).astype(np.uint32)
-    grey = ((deep * 255 + 32767) // 65535).astype(np.uint8)
+    deep = np.asarray(image).astype(np.uint16)  # in this machine's byte order
+    grey = cv2.convertScaleAbs(deep, alpha=1 / 257)
     profile = image.info.get("icc_profile")
     pixels = np.array(_srgb(Image.fromarray(grey), profile))
     if isinstance(clear := image.info.get("transparency"), int):

@@ -26,7 +26,7 @@ def encode(pixels: Pixels, level: int) -> bytes:
     rows[:, 0] = 2
     rows[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
-    packed = isal_zlib.compress(rows, level) if level <= FASTEST else zlib.compress(rows, level)
+    packed = isal_zlib.compress(rows.data, level) if level <= FASTEST else zlib.compress(rows.data, level)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits a sample, RGB, not interlaced
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
 
