@@ -12,25 +12,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from http.client import HTTPException
 from pathlib import Path
 from threading import Event
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
-from xmlrpc.client import Error as RpcError
-from xmlrpc.client import ServerProxy
 
 from pipeline.settings import PREFIX, Settings, to_environment
 from workers import tether
+from workers.orders import UNHEARD, order
 from workers.place import Place, read, remember
 from workers.ports import LOOPBACK, choose, free
 from workers.programs import FRONT, PAIRED, PORTS, WORKERS, write_configuration
 
-READY_S = 90.0
+READY_S = 150.0
 """How long the stack may take to come up before it is given up."""
-LOOK_S = 0.02
+LOOK_S = 0.04
 WATCH_S = 1.0
 SLACK_S = 30.0
 """What stopping may take beyond the time a stage may take."""
@@ -89,8 +86,10 @@ class Stack:
         self._launch(place)
         _prepare(self.settings)
         self._await("valkey", self._valkey_answers, f"{LOOPBACK}:{self._ports['valkey']}")
+        if self._stopping.is_set():
+            return
         for group in (WORKERS, FRONT):
-            self._order.startProcessGroup(group, False)
+            self._order("startProcessGroup", group, False)
         self._await("seaweedfs", self._buckets_stand, f"{self.settings.s3_endpoint}")
         self._install_model()
         self._await("web", self._web_answers, self.settings.url)
@@ -117,18 +116,20 @@ class Stack:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for us, who stop the others in order
             )
-        self._await("supervisor", lambda: self._order.getState()["statename"] == "RUNNING", f"logs in {place.logs}")
+        self._await("supervisor", lambda: self._order("getState")["statename"] == "RUNNING", f"logs in {place.logs}")
 
     def _await(self, name: str, ready: Callable[[], bool], where: str) -> None:
-        while not self._stopping.is_set():
-            with suppress(OSError, RpcError, HTTPException):
+        looks = 0
+        while not self._stopping.wait(LOOK_S if looks else 0):
+            with suppress(*UNHEARD):
                 if ready():
                     self._say(f"{name:<10} ready after {time.monotonic() - self._began:4.1f} s   {where}".rstrip())
                     return
-            self._must_go_on()
+            looks += 1
+            if looks % 10 == 0:
+                self._must_go_on()
             if time.monotonic() - self._began > READY_S:
                 raise StackError(f"{name} was not ready within {READY_S:g} s: the logs in {self._logs} say why.")
-            self._stopping.wait(LOOK_S)
 
     def _valkey_answers(self) -> bool:
         from redis import Redis
@@ -174,10 +175,15 @@ class Stack:
             return False
 
     def _workers_answer(self, missing: set[str]) -> bool:
+        from kombu.exceptions import OperationalError
+
         from workers.app import app
 
-        for reply in app.control.ping(timeout=0.25, limit=len(NODES)) or ():
-            missing.difference_update(node.partition("@")[0] for node in reply)
+        try:
+            replies = app.control.ping(timeout=0.25, limit=len(NODES)) or ()
+        except OperationalError:
+            return False
+        missing.difference_update(node.partition("@")[0] for reply in replies for node in reply)
         return not missing
 
     # -- staying up
@@ -203,17 +209,13 @@ class Stack:
 
     def _processes(self) -> list[dict[str, Any]]:
         try:
-            return list(self._order.getAllProcessInfo())
-        except (OSError, RpcError, HTTPException):  # just starting, or just ended: the next look tells
+            return list(self._order("getAllProcessInfo"))
+        except UNHEARD:  # just starting, or just ended: the next look tells
             return []
 
-    @property
-    def _order(self) -> Any:
-        """The supervisor's ear. A new connection each time: it closes them as it likes."""
-        from supervisor.xmlrpc import SupervisorTransport
-
+    def _order(self, what: str, *arguments: Any) -> Any:
         assert self._place is not None  # noqa: S101
-        return ServerProxy("http://localhost", transport=SupervisorTransport(None, None, f"unix://{self._place.supervisor}")).supervisor
+        return order(self._place.supervisor, what, *arguments)
 
     @property
     def _logs(self) -> Path:
