@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, defer
 from pipeline import identity, outbox
 from pipeline.changes import (
     QUEUED,
+    ago,
     backoff_s,
     change,
     clean,
@@ -316,7 +317,7 @@ def sweep(db: Database, *, max_attempts: int, limit: int = 500) -> list[str]:
 
     Returns the ids of those queued again; they are `due` at once. Any number of sweepers may run.
     """
-    expired = and_(JobRow.status == Status.RUNNING.value, JobRow.lease_until < now())
+    expired = and_(JobRow.status == Status.RUNNING.value, JobRow.lease_until < ago(0.0))
     columns = (JobRow.id, JobRow.fence, JobRow.stage, JobRow.attempts, JobRow.worker)
     with db.read() as session:
         found = session.execute(select(*columns).where(expired).order_by(JobRow.lease_until).limit(limit)).all()
@@ -338,7 +339,7 @@ def due(db: Database, *, wake_after_s: float, limit: int = 500) -> list[tuple[st
 
     They count as woken now: wake them, and where that fails call `unwoken`. Jobs of paused queues are left out.
     """
-    late = and_(JobRow.status == Status.QUEUED.value, JobRow.woken_at < now() - wake_after_s, may_start(), not_(in_paused_queue()))
+    late = and_(JobRow.status == Status.QUEUED.value, JobRow.woken_at < ago(wake_after_s), may_start(), not_(in_paused_queue()))
     with db.write() as session:
         # A CTE runs once; PostgreSQL may run a subquery for each row, its limit then limits nothing.
         ids = select(JobRow.id).where(late).order_by(JobRow.woken_at).limit(limit).with_for_update(skip_locked=True).cte("chosen")
