@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def calibrate(
         how = {"jpeg": value} if condition == "jpeg" else {"face_px": value}
         samples = examples.evaluation_set(people, "warp", seed=seed, per_portrait=0, recipe=recipe, **how)
         worse.append(run(np.stack([sample.crop for sample in samples])))
-    crops = [examples.pair(people, index, seed, recipe).real for index in watch(range(street), "validation faces in the street")]
+    plain = replace(recipe, morph=0.0, bend=0.0)  # what cameras do, not what only training does
+    crops = [examples.pair(people, index, seed, plain).real for index in watch(range(street), "validation faces in the street")]
     if crops:
         worse.append(run(np.stack(crops)))
     bias = calibration.bias(fake_logits, real_logits) if fold_bias else 0.0
