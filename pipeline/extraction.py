@@ -132,7 +132,9 @@ class Haar:
             self._here.cascade = cascade
         grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
         boxes = cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(30, 30))
-        return [Detection(Box(*(int(value) for value in box)), 1.0) for box in boxes]
+        # found by several threads, so in any order
+        found = sorted((tuple(int(value) for value in box) for box in boxes), key=lambda box: (-box[2], box))
+        return [Detection(Box(*box), 1.0) for box in found]
 
 
 def _pyramid(pixels: Pixels) -> list[Pixels]:
@@ -161,8 +163,12 @@ def _glance(small: Pixels, width: int, height: int, min_score: float) -> Floats:
 
 def _look(pixels: Pixels, box: FloatBox, min_score: float) -> tuple[FloatBox, float] | None:
     """The face that a candidate turns out to be, seen from near; None if it is none."""
-    face = facenets.near(pixels, box, min_score)
-    if face is None or facenets.fit(pixels, face.centre, float(face.size.max()), face.angle)[1] < facenets.MESH_SCORE:
+    face = facenets.near(pixels, box)
+    if (
+        face is None
+        or face.score < min_score
+        or facenets.fit(pixels, face.centre, float(face.size.max()), face.angle)[1] < facenets.MESH_SCORE
+    ):
         return None
     return face.box, face.score
 

@@ -36,6 +36,7 @@ BLAZEFACE_PX = 128
 FACEMESH_PX = 192
 CONTEXT = 1.5
 """FaceMesh wants to see so many times the face's box."""
+NEAR_SCORE = 0.3
 MESH_SCORE = 0.4
 """FaceMesh's own score of true faces is nearly 1, also in the dark, turned or behind sunglasses; of stones and cats nearly 0."""
 LANDMARKS = 468
@@ -126,12 +127,12 @@ class Near:
         return float(left), float(top), float(self.size[0]), float(self.size[1])
 
 
-def near(pixels: Pixels, box: FloatBox, min_score: float) -> Near | None:
-    """Look for the face in about this box at the one scale that BlazeFace knows best; None if there is none."""
+def near(pixels: Pixels, box: FloatBox) -> Near | None:
+    """Look for the face in about this box at the one scale that BlazeFace knows best; None if it scores less than NEAR_SCORE."""
     x, y, w, h = box
     side = 2 * max(w, h)
     seen = window(pixels, (x + w / 2, y + h / 2), side, 0.0, BLAZEFACE_PX)
-    found = blazeface(seen.pixels, min_score)
+    found = blazeface(seen.pixels, NEAR_SCORE)
     off = np.abs(found[:, :2] + found[:, 2:4] / 2 - BLAZEFACE_PX / 2)
     meant = found[(off < 0.35 * found[:, 2:4]).all(axis=1) & (found[:, 2] > BLAZEFACE_PX / 4) & (found[:, 2] < BLAZEFACE_PX)]
     if not len(meant):

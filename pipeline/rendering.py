@@ -16,8 +16,6 @@ from pipeline.settings import Settings
 
 EYE_RIGHT, EYE_LEFT = 33, 263
 """The outer corners of the eyes on the left and the right of the picture."""
-NEAR_SCORE = 0.3
-"""The detector has said that a face is there; how it is turned may be seen from less."""
 FACE_PER_LINE = 400
 """A line of thickness 1 is so many times thinner than the face is wide."""
 THINNEST = 0.25
@@ -68,7 +66,7 @@ def render(pixels: Pixels, boxes: list[Box], style: MeshStyle) -> Pixels:
 
 def landmarks(pixels: Pixels, box: Box) -> Floats | None:
     """The 468 FaceMesh landmarks of the face in a box, (468, 2) float32 x, y in pixels of the image; None if no mesh fits it."""
-    face = facenets.near(pixels, (box.x, box.y, box.w, box.h), NEAR_SCORE)
+    face = facenets.near(pixels, (box.x, box.y, box.w, box.h))
     if face is None:
         points, score = facenets.fit(pixels, (box.x + box.w / 2, box.y + box.h / 2), max(box.w, box.h), 0.0)
     else:
