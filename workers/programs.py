@@ -21,6 +21,8 @@ PORTS = ("valkey", "s3", "s3_grpc", "filer", "filer_grpc", "master", "master_grp
 """What needs a port. `admin` is SeaweedFS' own maintenance, without its web page."""
 PAIRED = "admin"
 
+SERVICE_STOP_S = 30.0
+
 SERVICES, WORKERS, FRONT = "services", "workers", "front"
 """Groups, in the order they start; they stop in the opposite one, so that everything drains into what is still there."""
 
@@ -53,8 +55,8 @@ def programs(place: Place, settings: Settings, ports: Mapping[str, int]) -> list
     upkeep = (*celery, "-A", "workers.upkeep", *worker, "-n", f"{UPKEEP}@%h", "-Q", UPKEEP, "-P", "threads", "-c", "4")
     beat = (*celery, "-A", "workers.app", "beat", "--loglevel", "WARNING", "--pidfile", "", "--scheduler", "celery.beat.Scheduler")
     return [
-        Program("valkey", SERVICES, (str(valkey_binary()), str(place.run / "valkey.conf")), 10, {}),
-        Program("seaweedfs", SERVICES, _seaweedfs(place, ports), 10, _seaweedfs_environment(place)),
+        Program("valkey", SERVICES, (str(valkey_binary()), str(place.run / "valkey.conf")), SERVICE_STOP_S, {}),
+        Program("seaweedfs", SERVICES, _seaweedfs(place, ports), SERVICE_STOP_S, _seaweedfs_environment(place)),
         *chain,
         Program(UPKEEP, WORKERS, upkeep, drain_s, {}),
         Program("beat", FRONT, beat, 5, {}),

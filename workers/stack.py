@@ -16,14 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 from pipeline.settings import PREFIX, Settings, to_environment
 from workers import tether
 from workers.orders import UNHEARD, order
 from workers.place import Place, read, remember
-from workers.ports import LOOPBACK, choose, free
+from workers.ports import LOOPBACK, Ports, free
 from workers.programs import FRONT, PAIRED, PORTS, WORKERS, write_configuration
 
 READY_S = 150.0
@@ -53,7 +53,7 @@ class Stack:
         self._stopping = stopping
         self._place: Place | None = None
         self._lock: int | None = None
-        self._ports: dict[str, int] = {}
+        self._reserved: Ports | None = None
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._began = time.monotonic()
         self._starts: dict[str, int] = {}
@@ -80,18 +80,19 @@ class Stack:
         if not place.deserted():
             raise StackError(f"Processes of an earlier stack on {place.root} are still alive: end them, then start again.")
         given, kept = self.settings, place.secrets()
-        self._ports = _ports(given, read(place.state).get("ports", {}))
-        self.settings = _live(given, place, self._ports, kept)
-        remember(place, self._ports, None)
-        write_configuration(place, self.settings, self._ports, kept)
+        self._reserved = _reserved(given, read(place.state).get("ports", {}))
+        ports = self._reserved.numbers
+        self.settings = _live(given, place, ports, kept)
+        remember(place, ports, None)
+        write_configuration(place, self.settings, ports, kept)
         self._launch(place)
         _prepare(self.settings)
-        self._await("valkey", self._valkey_answers, f"{LOOPBACK}:{self._ports['valkey']}")
+        self._await("valkey", self._valkey_answers, f"{LOOPBACK}:{ports['valkey']}")
         if self._stopping.is_set():
             return
         for group in (WORKERS, FRONT):
             self._order("startProcessGroup", group, False)
-        self._await("seaweedfs", self._buckets_stand, f"{self.settings.s3_endpoint}")
+        self._await("seaweedfs", lambda: not free(ports["s3"]) and self._buckets_stand(), f"{self.settings.s3_endpoint}")
         self._install_model()
         self._await("web", self._web_answers, self.settings.url)
         missing = set(NODES)
@@ -100,7 +101,7 @@ class Stack:
         if self._stopping.is_set():
             return
         self._starts = {one["name"]: one["start"] for one in self._processes()}
-        remember(place, self._ports, to_environment(self.settings))
+        remember(place, ports, to_environment(self.settings))
 
     def _launch(self, place: Place) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
@@ -146,13 +147,12 @@ class Stack:
         from pipeline.storage import StorageError, storage
 
         try:
-            if not free(self._ports["s3"]):
-                storage(self.settings).ensure_buckets()
-                return True
+            storage(self.settings).ensure_buckets()
         except StorageError as error:
             if error.permanent:
                 raise StackError(str(error)) from error
-        return False
+            return False
+        return True
 
     def _install_model(self) -> None:
         from pipeline import registry
@@ -169,11 +169,17 @@ class Stack:
             self._say(f"{'model':<10} {card.name} {card.version}")
 
     def _web_answers(self) -> bool:
+        """Whether it is there, and ours: it takes our token, and only then sees that the notification is empty."""
+        token = self.settings.events_token.get_secret_value() if self.settings.events_token else ""
+        where = f"http://{LOOPBACK}:{self.settings.web_port}/events/seaweedfs"
         try:
-            with urlopen(f"http://{LOOPBACK}:{self.settings.web_port}/healthz", timeout=2) as answer:
-                return bool(answer.status == 200)
+            urlopen(Request(where, b"{}", {"Authorization": f"Bearer {token}"}), timeout=2).close()  # noqa: S310
+        except HTTPError as answer:
+            with answer:
+                return answer.code == 400
         except URLError:
             return False
+        return False
 
     def _workers_answer(self, missing: set[str]) -> bool:
         from kombu.exceptions import OperationalError
@@ -240,22 +246,24 @@ class Stack:
                 self._supervisor.wait()
             self._supervisor = None
         if self._lock is not None and self._place is not None:
-            if self._ports:
-                remember(self._place, self._ports, None)
+            if self._reserved is not None:
+                remember(self._place, self._reserved.numbers, None)
             self._place.deserted()
             os.close(self._lock)
             self._lock = None
+        if self._reserved is not None:
+            self._reserved.give_back()
         if self._place is not None and self._place.sockets != self._place.run:
             shutil.rmtree(self._place.sockets, ignore_errors=True)
 
 
-def _ports(given: Settings, before: Mapping[str, int]) -> dict[str, int]:
+def _reserved(given: Settings, before: Mapping[str, int]) -> Ports:
     wished = {"web": given.web_port} | {name: port for name, port in before.items() if name in PORTS}
     if "web_port" in given.model_fields_set:
         if not free(given.web_port):
             raise StackError(f"Port {given.web_port} is taken: choose another UNMASK_WEB_PORT, or leave it out to have one chosen.")
         wished["web"] = given.web_port
-    return choose(PORTS, wished, paired=PAIRED)
+    return Ports(PORTS, wished, paired=PAIRED)
 
 
 def _live(given: Settings, place: Place, ports: Mapping[str, int], kept: Mapping[str, str]) -> Settings:

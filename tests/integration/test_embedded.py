@@ -58,16 +58,26 @@ def test_each_queue_has_its_worker(place: Place) -> None:
 
 
 def test_ports_are_kept_where_they_are_free() -> None:
-    first = ports.choose(programs.PORTS, {}, paired="admin")
-    assert ports.choose(programs.PORTS, first, paired="admin") == first
-    assert len(set(first.values())) == len(programs.PORTS)
+    with ports.Ports(programs.PORTS, {}, paired="admin") as first:
+        pass
+    with ports.Ports(programs.PORTS, first.numbers, paired="admin") as again:
+        pass
+    assert again.numbers == first.numbers
+    assert len(set(first.numbers.values())) == len(programs.PORTS)
 
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", first["s3"]))
+        taken.bind(("127.0.0.1", first.numbers["s3"]))
         taken.listen()
-        second = ports.choose(programs.PORTS, first, paired="admin")
-    assert second["s3"] != first["s3"]
-    assert {**second, "s3": 0} == {**first, "s3": 0}
+        with ports.Ports(programs.PORTS, first.numbers, paired="admin") as second:
+            pass
+    assert second.numbers["s3"] != first.numbers["s3"]
+    assert {**second.numbers, "s3": 0} == {**first.numbers, "s3": 0}
+
+
+def test_two_stacks_that_start_at_once_choose_different_ports() -> None:
+    with ports.Ports(["web"], {}, paired="") as first, ports.Ports(["web"], first.numbers, paired="") as second:
+        assert ports.free(first.numbers["web"]), "nobody listens there yet"
+        assert first.numbers != second.numbers
 
 
 def test_a_port_that_was_asked_for_is_not_exchanged(tmp_path: Path) -> None:
