@@ -17,7 +17,8 @@ from pipeline.jobs import Box, Face, Pixels, Quality, Reason
 LARGEST_PX = 768
 """The largest scale at which a picture is searched, its longer side in pixels: finds faces down to 1/55 of that side."""
 PROPOSAL_SCORE = 0.4
-"""What is found at first glance is a candidate from here on."""
+"""What is found at first glance is a candidate from here on, or from a lower score if the setting is lower, down to LEAST_PROPOSAL."""
+LEAST_PROPOSAL = 0.2
 MOST_CANDIDATES = 250
 BLUR_PX = 112
 """The scale at which blur is measured, so that the threshold means the same for every network size."""
@@ -111,8 +112,8 @@ class BlazeFace:
 
     def __call__(self, pixels: Pixels) -> list[Detection]:
         height, width = pixels.shape[:2]
-        first = min(PROPOSAL_SCORE, self.min_score)
-        candidates = np.concatenate([_glance(small, width, height, first) for small in _pyramid(pixels)])
+        first = max(LEAST_PROPOSAL, min(PROPOSAL_SCORE, self.min_score))
+        candidates = np.concatenate([_glance(small, width, height, first)[:MOST_CANDIDATES] for small in _pyramid(pixels)])
         boxes = _merge([(_float_box(row), float(row[4])) for row in candidates])[:MOST_CANDIDATES]
         seen = [face for box, _ in boxes if (face := _look(pixels, box, self.min_score)) is not None]
         clipped = [(_clipped(box, width, height), score) for box, score in _merge(seen)]
