@@ -21,12 +21,14 @@ from webhooks.accepting import receive, store, take
 from webhooks.api.shapes import face_rows
 from webhooks.context import Context, here
 from webhooks.dashboard.blueprint import blueprint
+from webhooks.endpoints import Delivery
 from webhooks.problems import Problem
 
 PAGE = 40
 UPLOAD_BYTES = 200_000_000
 """Of one form, which may hold many images."""
 COUNTED_S = 1.0
+SOON_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,7 @@ def job_fragment(job_id: str) -> Response:
     """The part of a job's page that changes."""
     context = here()
     shown = _whole(context, acting.find(context, job_id))
-    waiting = any(found.row.status == "pending" and not found.row.attempts for found in shown["deliveries"])
-    return _fragment(render_template("_job.html", **shown), waiting or not Status(shown["job"].status).terminal)
+    return _fragment(render_template("_job.html", **shown), shown["unfinished"])
 
 
 def _whole(context: Context, row: JobRow) -> dict[str, Any]:
@@ -107,8 +108,15 @@ def _whole(context: Context, row: JobRow) -> dict[str, Any]:
         "deliveries": deliveries,
         "card": _card_of(db, row),
         "terminal": Status(row.status).terminal,
+        "unfinished": not Status(row.status).terminal or any(_soon(delivery) for delivery in deliveries),
         "timings": [(name, row.timings_ms[name]) for name in ("wait", "extract", "classify", "render") if name in row.timings_ms],
     }
+
+
+def _soon(delivery: Delivery) -> bool:
+    """Whether a delivery is about to be attempted, so that it is worth waiting for."""
+    row = delivery.row
+    return row.status == "pending" and not delivery.disabled and (row.next_attempt_at or 0.0) < time.time() + SOON_S
 
 
 def _fragment(html: str, unfinished: bool) -> Response:

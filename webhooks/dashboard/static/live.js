@@ -19,17 +19,21 @@ function ages(root) {
 function patch(place, html, sent) {
   const next = document.createElement("template");
   next.innerHTML = html;
-  const focused = document.activeElement && document.activeElement.closest("[data-key]");
+  const targets = (part) => [...part.querySelectorAll("a, button, summary")];
+  const focused = document.activeElement.closest("[data-key]");
+  const nth = focused && targets(focused).indexOf(document.activeElement);
   const open = [...place.querySelectorAll("details")].map((details) => details.open);
   const standing = new Map([...place.querySelectorAll("[data-key]")].map((part) => [part.dataset.key, part]));
   for (const part of next.content.querySelectorAll("[data-key]")) {
-    const key = part.dataset.key;
-    const text = part.outerHTML;
+    const [key, text] = [part.dataset.key, part.outerHTML];
     if (sent.get(key) === text && standing.has(key)) part.replaceWith(standing.get(key));
     sent.set(key, text);
   }
   place.replaceChildren(next.content);
-  if (focused && focused.isConnected === false) place.querySelector(`[data-key="${focused.dataset.key}"] a, [data-key="${focused.dataset.key}"] button`)?.focus();
+  if (focused && !focused.contains(document.activeElement)) {
+    const part = [...place.querySelectorAll("[data-key]")].find((other) => other.dataset.key === focused.dataset.key);
+    if (part) targets(part)[nth]?.focus();
+  }
   [...place.querySelectorAll("details")].forEach((details, i) => { if (open[i]) details.open = true; });
   ages(place);
 }
@@ -37,7 +41,6 @@ function patch(place, html, sent) {
 function follow(place) {
   const sent = new Map();
   let last = "";
-  const again = (ms) => setTimeout(look, ms);
   async function look() {
     if (document.hidden) return document.addEventListener("visibilitychange", look, { once: true });
     let wait = 5000;
@@ -52,9 +55,9 @@ function follow(place) {
         wait = response.headers.get("X-Unfinished") === "1" ? BUSY_MS : Number(place.dataset.idle || 0);
       }
     } catch { place.classList.add("stale"); }
-    if (wait) again(wait);
+    if (wait) setTimeout(look, wait);
   }
-  if (!("finished" in place.dataset)) again(BUSY_MS / 3);
+  if (!("finished" in place.dataset)) setTimeout(look, BUSY_MS / 3);
 }
 
 ages(document);
