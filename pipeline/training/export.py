@@ -129,8 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=224, help="side of the crop in pixels")
     parser.add_argument("--mask", action="store_true", help="also export the mask head")
     chosen = parser.parse_args(arguments)
-    target = to_openvino(chosen.weights, chosen.out, input_size=chosen.size, mask=chosen.mask)
-    print(target)  # noqa: T201
+    try:
+        print(to_openvino(chosen.weights, chosen.out, input_size=chosen.size, mask=chosen.mask))  # noqa: T201
+    except files.WeightsError as error:
+        parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":

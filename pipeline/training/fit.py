@@ -92,6 +92,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     preset = PRESETS[parser.parse_known_args(arguments)[0].preset]
     parser.set_defaults(**preset)
     chosen = parser.parse_args(arguments)
+    chosen.command = shlex.join(["unmask", "train", *(sys.argv[1:] if arguments is None else arguments)])
     try:
         parts = [stage.split(":") for stage in chosen.stages.split(",")]
         chosen.sizes = tuple((int(size), float(share), float(rate)) for size, share, rate in parts)
@@ -214,7 +215,7 @@ def _account(chosen: argparse.Namespace, trainer: Trainer, manifest: str, other:
     except PackageNotFoundError:
         code = "unknown"
     account = {
-        "command": shlex.join(["python", "-m", "pipeline.training.fit", *sys.argv[1:]]),
+        "command": chosen.command,
         "seed": chosen.seed,
         "manifest_sha256": manifest,
         "other_data_sha256": other,

@@ -153,6 +153,7 @@ def release(chosen: argparse.Namespace, watch: Callable[[Sequence[Any], str], It
         target_fpr=chosen.target_fpr,
         missed=chosen.missed,
         fold_bias=chosen.fold_bias,
+        street=chosen.street,
         watch=watch,
     )
     if bias:
@@ -213,6 +214,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=1)
     add("--target-fpr", type=float, default=calibration.TARGET_FPR)
     add("--missed", type=float, default=calibration.MISSED)
+    add("--street", type=int, default=STREET_PAIRS, help="augmented validation faces that thresholds are also measured on")
     add("--fold-bias", action="store_true", help="also shift all logits by what validation asks for, inside the weights")
     add("--int8", action="store_true", help="also export 8-bit weights (needs nncf)")
     add("--compare", action="store_true", help="measure each precision against TensorFlow")

@@ -83,6 +83,13 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
         export.to_openvino(tmp_path / "other.h5", tmp_path)
 
 
+def test_the_command_ends_with_a_sentence_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        export.main(["--weights", str(tmp_path / "nothing.h5"), "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "not a Keras weights file" in capsys.readouterr().err
+
+
 def test_difference_counts_only_flips_across_the_band_as_hard() -> None:
     reference = np.array([0.1, 0.1, 0.9, 0.5], np.float32)
     other = np.array([0.1, 0.5, 0.1, 0.5], np.float32)

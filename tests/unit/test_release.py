@@ -1,0 +1,114 @@
+"""A model version made from weights, without TensorFlow: calibrated, exported, measured, and taken by serving."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.card import verify
+from pipeline.classification import load
+from pipeline.training import calibration, release, weights
+from pipeline.training.graph import STAGES
+from pipeline.training.weights import Named
+
+
+def random_weights(seed: int = 1) -> Named:
+    """ResNet50 with random weights of plausible size, in half precision's numbers."""
+    rng = np.random.default_rng(seed)
+    named: Named = {}
+
+    def layer(name: str, norm: str, size: int, inside: int, outside: int) -> None:
+        kernel = rng.normal(0, (2 / (size * size * inside)) ** 0.5, (size, size, inside, outside))
+        named[name] = [kernel.astype(np.float16).astype(np.float32), np.zeros(outside, np.float32)]
+        gain = 0.3 if norm.endswith("_3_bn") else 1.0
+        named[norm] = [np.full(outside, v, np.float32) for v in (gain, 0.0, 0.0, 1.0)]
+
+    layer("conv1_conv", "conv1_bn", 7, 3, 64)
+    inside = 64
+    for number, blocks, _ in STAGES:
+        width = 2 ** (number + 4)
+        for index in range(1, blocks + 1):
+            block = f"conv{number}_block{index}"
+            shapes = [(1, 1, inside, width), (2, 3, width, width), (3, 1, width, 4 * width)]
+            for part, size, a, b in shapes + ([(0, 1, inside, 4 * width)] if index == 1 else []):
+                layer(f"{block}_{part}_conv", f"{block}_{part}_bn", size, a, b)
+            inside = 4 * width
+    named["logit"] = [rng.normal(0, 0.02, (2048, 1)).astype(np.float16).astype(np.float32), np.zeros(1, np.float32)]
+    return named
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One portrait, cropped and mirrored into two people a split."""
+    data = pytest.importorskip("skimage.data")
+    folder = tmp_path_factory.mktemp("faces")
+    portrait = data.astronaut()[..., ::-1]
+    with (folder / "faces.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("path", "identity", "split"))
+        for k, split in enumerate(("train", "val", "test")):
+            for mirrored in (False, True):
+                name = f"{split}{'-mirrored' * mirrored}"
+                picture = portrait[: 500 - 40 * k]
+                cv2.imwrite(str(folder / f"{name}.png"), picture[:, ::-1] if mirrored else picture)
+                table.writerow((f"{name}.png", name, split))
+    return folder
+
+
+@pytest.mark.timeout(180)
+def test_weights_become_a_version_that_serving_takes(faces: Path, tmp_path: Path) -> None:
+    # Given weights, and what the trainer said of itself
+    weights.write(tmp_path / "w.h5", random_weights())
+    (tmp_path / "training.json").write_text(json.dumps({"seed": 7, "hours": 1.5, "command": "train", "code_version": "0.1"}))
+    arguments = ["--weights", str(tmp_path / "w.h5"), "--faces", str(faces), "--out", str(tmp_path / "versions"), "--version", "1"]
+    arguments += ["--size", "64", "--street", "8", "--no-grid", "--fold-bias", "--training", str(tmp_path / "training.json")]
+    # When
+    assert release.main(arguments) == 0
+    # Then it is whole, and says how it was made and how good it is
+    folder = tmp_path / "versions/unmask-resnet50/1"
+    card = verify(folder)
+    assert set(card.files) == {"weights.h5", "model.xml", "model.bin"}
+    assert (card.seed, card.training["hours"], card.code_version) == (7, 1.5, "0.1")
+    assert set(card.metrics) == {"self_blended", "face_swap", "region", "warp"}
+    assert card.limits
+    assert card.thresholds.authentic_below <= card.thresholds.manipulated_from
+    # and the bias went into the weights and the graph alike
+    bias = json.loads((folder / "card.json").read_text())["calibration"]["bias_added"]
+    assert weights.read(folder / "weights.h5")["logit"][1][0] == pytest.approx(bias)
+    crops = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    logits = load(folder, runtime="openvino", precision="f32").logits(crops)
+    weights.write(tmp_path / "plain.h5", random_weights())
+    plain = release.export.to_openvino(tmp_path / "plain.h5", tmp_path, input_size=64)
+    np.testing.assert_allclose(logits, release.export.openvino_logits(plain, crops) + bias, atol=1e-4)
+    assert json.loads((tmp_path / "versions/unmask-resnet50/1.evaluate.json").read_text())["model"]["sha256"] == card.files["model.bin"]
+
+
+def test_missing_weights_are_one_sentence(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    arguments = ["--weights", str(tmp_path / "empty"), "--faces", str(faces), "--out", str(tmp_path), "--version", "1"]
+    assert release.main(arguments) == 2
+    assert capsys.readouterr().err.strip() == "The folder holds no weights*.npz."
+
+
+def test_thresholds_hold_the_target_on_everything_they_were_measured_on(faces: Path) -> None:
+    """A stand-in for a model: its logit is the crop's mean of green minus red, which the street changes."""
+    seen: list[Any] = []
+
+    def run(crops: Any) -> Any:
+        seen.append(len(crops))
+        return ((crops[..., 1].astype(float) - crops[..., 0]).mean(axis=(1, 2)) / 8).astype(np.float32)
+
+    people = release.portraits.load(faces, "val")
+    recipe = release.Recipe(size=64, smallest=32)
+    temperature, bias, bounds, how = release.calibrate(run, people, recipe, seed=1, target_fpr=0.1, street=40)
+    assert bias == 0
+    assert how["reals_everywhere"] > how["reals"] + 40
+    assert how["identities"] == 2
+    assert calibration.COLDEST <= temperature <= calibration.HOTTEST
+    assert 0 < bounds.authentic_below <= bounds.manipulated_from < 1
