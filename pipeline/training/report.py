@@ -197,7 +197,7 @@ def _page(document: Mapping[str, Any], pictures: Mapping[str, tuple[str, bytes]]
     parts = [
         f"<h1>{name}</h1><p class=small>{_safe('; '.join(facts))}.</p>",
         _table(["set", *_COLUMNS.values()], rows),
-        f"<p>Reals called manipulated: {clean} as they are, {everywhere} of {document['real_judgements']} judgements in all conditions.</p>",
+        f"<p>Reals called manipulated: {clean} as they are, {everywhere} of {document['real_judgements']} judgements in all.</p>",
         f"<div class=grid>{''.join(_figure_tag(caption, data) for caption, data in pictures.values())}</div>",
     ]
     groups = [
