@@ -99,8 +99,8 @@ def progress(console: Console) -> Progress:
 
 def tally(jobs: Iterable[JobRow]) -> str:
     """How many jobs stand where, in words: `2 queued, 1 running, 5 done`."""
-    counted = Counter(job.status if Status(job.status).terminal else f"{job.status} ({job.stage})" for job in jobs)
-    return ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in sorted(counted.items()))
+    counted = Counter(job.status for job in jobs)
+    return ", ".join(f"{counted[status.value]} {status.value.replace('_', ' ')}" for status in Status if counted[status.value])
 
 
 def milliseconds(job: JobRow) -> float | None:

@@ -29,6 +29,8 @@ PATIENCE_S = 120.0
 PATIENCE_PER_PICTURE_S = 10.0
 """How long the demo waits for its jobs, in seconds, before it says that something is wrong."""
 OVERVIEW = "overview.png"
+AROUND = 0.9
+"""How much of a picture is shown around its faces on the overview, in sides of the largest face."""
 SUMMARY = "results.json"
 
 
@@ -182,7 +184,7 @@ def _write(found: Sequence[Result], settings: Settings, target: Path, limits: Se
     (target / SUMMARY).write_text(console.json_text(summary) + "\n")
     limits_of_images = Limits.of(settings)
     cards = [_card(one, limits_of_images) for one in found]
-    contactsheet.draw("Unmask: original and result", cards, limits).save(target / OVERVIEW)
+    contactsheet.draw("Unmask: original and result, around the faces", cards, limits).save(target / OVERVIEW)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -204,7 +206,18 @@ def _card(one: Result, limits: Limits) -> contactsheet.Card:
         said = console.REASONS.get(one.job.reason or "", one.job.reason or "")
         if one.judged and one.job.score is not None:
             said = f"{_faces(one)}, score {console.score(one.job.score)}"
-    return contactsheet.Card(one.path.name, pixels(one.path.read_bytes()), pixels(one.annotated), verdict, said)
+    original, annotated = (_near(found, one.faces) for found in (pixels(one.path.read_bytes()), pixels(one.annotated)))
+    return contactsheet.Card(one.path.name, original, annotated, verdict, said)
+
+
+def _near(pixels: Pixels | None, faces: Sequence[FaceRow]) -> Pixels | None:
+    """The part of a picture around its faces, so that they can be seen on the sheet; all of it where there are none."""
+    if pixels is None or not faces:
+        return pixels
+    room = round(AROUND * max(max(face.w, face.h) for face in faces))
+    left, top = (max(0, min(getattr(face, side) for face in faces) - room) for side in ("x", "y"))
+    right, bottom = max(face.x + face.w for face in faces) + room, max(face.y + face.h for face in faces) + room
+    return pixels[top:bottom, left:right]
 
 
 def _faces(one: Result) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
+from pipeline.database import FaceRow
 from workers import contactsheet, demo
 from workers.contactsheet import MOST, THUMB, Card, draw
 
@@ -57,3 +58,13 @@ def test_what_nobody_took_is_not_well() -> None:
     nobody = demo.Result(Path("a.jpg"), None)
     assert not nobody.well
     assert nobody.verdict == "not taken"
+
+
+def test_the_overview_shows_what_lies_around_the_faces() -> None:
+    pixels = np.zeros((500, 400, 3), np.uint8)
+    faces = [FaceRow(x=100, y=200, w=40, h=50), FaceRow(x=200, y=10, w=20, h=20)]
+    near = demo._near(pixels, faces)
+    assert near is not None
+    assert near.shape[:2] == (250 + 45, 220 + 45 - 55)  # cut at the upper edge
+    assert demo._near(pixels, []) is pixels
+    assert demo._near(None, faces) is None
