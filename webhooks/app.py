@@ -52,6 +52,7 @@ def create_app(settings: Settings) -> Flask:
         PERMANENT_SESSION_LIFETIME=7 * 86_400,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.before_request(dashboard.allow_many)
     access.install(app)
     problems.install(app)
     for blueprint in (health.blueprint, inbound.blueprint, docs.blueprint, dashboard.blueprint):

@@ -97,6 +97,9 @@ def result(context: Context, key: str | None, max_bytes: int) -> bytes:
 
 
 def _decoded(context: Context, job: JobRow) -> Pixels:
+    # Only what a worker has read without dying of it: this process must not be the first to decode hostile bytes.
+    if job.sha256 is None:
+        raise Problem(404, "The image has not been read yet, or cannot be.")
     settings = context.settings
     data = context.storage.fetch(job.bucket, job.key, version_id=job.version_id, etag=job.etag, max_bytes=settings.max_image_bytes)
     return images.read(data, Limits.of(settings)).pixels

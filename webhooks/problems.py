@@ -13,7 +13,7 @@ from flask import Flask, Response, json, render_template, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, SecurityError
 
 from pipeline.images import ImageRefused
 from pipeline.inquiry import InquiryError
@@ -72,6 +72,8 @@ def _title(status: int) -> str:
 
 
 def _read_by_a_person() -> bool:
+    if isinstance(request.routing_exception, SecurityError):  # under a name that is not ours no page can be made: it has links
+        return False
     return not request.path.startswith(MACHINES) and request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
 
 

@@ -267,15 +267,30 @@ def test_what_is_not_there_yet_or_any_more_is_404(web: Web) -> None:
     job_id = web.client.post("/v1/jobs", **upload()).get_json()["id"]
     for path in ("annotated.png", "annotated.jpg", "result.json"):
         assert web.client.get(f"/v1/jobs/{job_id}/{path}").status_code == 404, path
+    finish(web, job_id)
     web.store.objects.clear()
     assert web.client.get(f"/v1/jobs/{job_id}/source.jpg").status_code == 404
 
 
-def test_bytes_that_are_no_picture_are_never_shown(web: Web) -> None:
+def test_bytes_that_no_worker_has_read_are_not_shown_and_what_is_no_picture_never(web: Web, working: Callable[..., None]) -> None:
     svg = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
     job_id = web.client.post("/v1/jobs", **upload(svg, "x.jpg")).get_json()["id"]
+    assert web.client.get(f"/v1/jobs/{job_id}/source.jpg").status_code == 404
+    finish(web, job_id)  # as if a worker had believed it
     answer = web.client.get(f"/v1/jobs/{job_id}/source.jpg")
     assert (answer.status_code, b"<script>" in answer.data) == (422, False)
+
+
+def test_many_pictures_may_come_in_one_form_of_the_dashboard(make_web: Callable[..., Web], db_url: str) -> None:
+    web = make_web(db_url, max_image_bytes=1_000_000)
+    client = web.client
+    several = [(io.BytesIO(bytes([number]) * 900_000), f"{number}.jpg") for number in range(4)]
+    answer = client.post("/upload", data={"csrf": web.csrf(client), "file": several})
+    answer.request.environ["wsgi.input"].close()
+    assert (answer.status_code, answer.location) == (303, "/")
+    assert sorted(job.key.rpartition("/")[2] for job in inquiry.page(web.db, limit=10)[0]) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    assert {queue for _, _, queue in web.woken} == {Queue.INTERACTIVE}
+    assert client.post("/upload", data={"csrf": web.csrf(client)}).status_code == 422
 
 
 # -- webhooks

@@ -109,7 +109,8 @@ def test_pages_of_other_sites_change_nothing(web: Web, headers: dict[str, str], 
 
 
 def test_names_that_are_not_ours_get_nothing(web: Web, make_web: Callable[..., Web], sqlite_url: str) -> None:
-    assert web.client.get("/v1/jobs", headers={"Host": "rebound.example"}).status_code == 400
+    for path, accept in (("/v1/jobs", "*/*"), ("/", "text/html"), ("/nothing", "text/html")):
+        assert web.client.get(path, headers={"Host": "rebound.example", "Accept": accept}).status_code == 400
     for host in ("localhost:8080", "127.0.0.1:8080"):
         assert web.client.get("/v1/jobs", headers={"Host": host}).status_code == 200, host
     public = make_web(sqlite_url, public_url="https://unmask.example")

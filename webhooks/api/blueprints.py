@@ -25,7 +25,7 @@ def resource(name: str, about: str, *, prefix: str | None = "/v1") -> APIBluepri
         url_prefix=prefix,
         abp_tags=[Tag(name=name, description=about)],
         abp_security=[{"key": []}],
-        abp_responses={"default": PROBLEM},
+        abp_responses={"422": PROBLEM, "default": PROBLEM},
     )
 
 

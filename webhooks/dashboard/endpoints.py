@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from flask import redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -50,6 +52,7 @@ def endpoint(endpoint_id: str) -> str:
     """One receiver and what was sent to it."""
     db = here().database
     row = endpoints.get(db, endpoint_id)
+    rotating = row.previous_until is not None and row.previous_until > time.time()
     status = request.args.get("status", "")
     deliveries, following = endpoints.deliveries(
         db,
@@ -58,7 +61,7 @@ def endpoint(endpoint_id: str) -> str:
         after=request.args.get("after") or None,
         limit=PAGE,
     )
-    return render_template("endpoint.html", row=row, deliveries=deliveries, following=following, status=status)
+    return render_template("endpoint.html", row=row, deliveries=deliveries, following=following, status=status, rotating=rotating)
 
 
 @blueprint.post("/endpoints/<endpoint_id>/test")

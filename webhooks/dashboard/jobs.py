@@ -56,6 +56,12 @@ class Filters:
         return {name: value for name, value in values.items() if value}
 
 
+def allow_many() -> None:
+    """Let the form for images be larger than a request of one image; has to run before anything reads the form."""
+    if request.endpoint == "dashboard.upload":
+        request.max_content_length = UPLOAD_BYTES
+
+
 @blueprint.get("/")
 def index() -> str:
     """All jobs, newest first, with the counts on top."""
@@ -144,12 +150,6 @@ def _back(job_id: str) -> AnyResponse:
         where = urlencode(Filters.of_request().query(after=request.args.get("after", "")))
         return redirect(url_for("dashboard.index") + (f"?{where}" if where else ""), 303)
     return redirect(url_for("dashboard.job", job_id=job_id), 303)
-
-
-@blueprint.before_request
-def _allow_many() -> None:
-    if request.endpoint == "dashboard.upload":  # before anything reads the form
-        request.max_content_length = UPLOAD_BYTES
 
 
 @blueprint.post("/upload")
