@@ -10,6 +10,7 @@ import logging
 
 from celery import Celery, Signature, chain
 from celery.exceptions import OperationalError
+from celery.signals import after_setup_logger
 from kombu import Queue as Channel
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
@@ -106,6 +107,13 @@ def _schedule(chosen: Settings) -> dict[str, dict[str, object]]:
 
 
 configure(settings())
+
+
+@after_setup_logger.connect
+def _quieten(**_: object) -> None:
+    # Two lines for every message say nothing that the ledger does not; what goes wrong is logged as an error all the same.
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def wake(job_id: str, stage: Stage = Stage.EXTRACT, queue: Queue = Queue.BULK) -> bool:

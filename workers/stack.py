@@ -173,7 +173,7 @@ class Stack:
         token = self.settings.events_token.get_secret_value() if self.settings.events_token else ""
         where = f"http://{LOOPBACK}:{self.settings.web_port}/events/seaweedfs"
         try:
-            urlopen(Request(where, b"{}", {"Authorization": f"Bearer {token}"}), timeout=2).close()  # noqa: S310
+            urlopen(Request(where, b"{}", {"Authorization": f"Bearer {token}"}), timeout=2).close()
         except HTTPError as answer:
             with answer:
                 return answer.code == 400

@@ -136,6 +136,7 @@ def _perform(job_id: str, stage: Stage, work: Work) -> None:
             return
         log.info("job %s is not to be had for %s", job_id, stage.value)
         raise Ignore
+    began = time.monotonic()
     try:
         with Lease(db, claim, chosen.lease_s) as lease:
             held = work(db, chosen, claim, lease)
@@ -147,6 +148,7 @@ def _perform(job_id: str, stage: Stage, work: Work) -> None:
     if not held:
         log.info("job %s was taken away during %s", job_id, stage.value)
         raise Ignore
+    log.info("job %s: %s is done, %.0f ms after it was begun", job_id, stage.value, _milliseconds(began))
     if stage is Stage.RENDER:
         _over(chosen, job_id)
 

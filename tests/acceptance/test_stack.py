@@ -18,15 +18,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from redis import Redis
 from skimage import data as pictures
 from sqlalchemy import select
 
-from pipeline import inquiry, registry
+from pipeline import inquiry, ledger, registry
 from pipeline.database import Database, EventRow, JobRow
-from pipeline.jobs import Pixels
+from pipeline.jobs import Pixels, Queue, Status, Upload
 from pipeline.settings import Settings
 from pipeline.storage import Storage
 from tests.fixtures.models import write_model
+from workers import app as application
 from workers import embedded
 from workers.orders import order
 
@@ -85,7 +87,7 @@ class Up:
         assert self.process.stdout is not None
         self.process.stdout.close()
         if hasattr(self, "db"):
-            self.db.dispose()
+            self.db.dispose()  # opens again if it is asked once more
         return status
 
     def stopped(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -110,6 +112,10 @@ class Up:
     def order(self, what: str, *arguments: Any) -> Any:
         """Give its supervisor an order."""
         return order(self.data_dir / "run" / "supervisor.sock", what, *arguments)
+
+    def broker(self) -> Redis[bytes]:
+        """Its broker; to be closed."""
+        return Redis.from_url(self.settings.broker_url)
 
     def put(self, key: str, data: bytes) -> None:
         """Drop a picture into the inbox."""
@@ -238,6 +244,28 @@ def test_an_upload_whose_event_was_lost_is_found(live: Up) -> None:
     assert (job.status, job.origin) == ("done", "sweep")
 
 
+def test_somebody_who_waits_overtakes_those_who_do_not(live: Up) -> None:
+    [photograph] = photographs(1)
+    live.order("stopProcess", "workers:extract")
+    for key in ("bulk1.jpg", "bulk2.jpg", "urgent.jpg"):
+        live.put(key, photograph)
+    wait_for(lambda: {"bulk1.jpg", "bulk2.jpg", "urgent.jpg"} <= {job.key for job in live.jobs()}, "the jobs", live)
+    urgent = next(job for job in live.jobs() if job.key == "urgent.jpg")
+    upload = Upload(urgent.bucket, urgent.key, etag=urgent.etag, sequencer=urgent.sequencer)
+    assert ledger.accept(live.db, upload, queue=Queue.INTERACTIVE).job_id == urgent.id
+    broker = live.broker()
+    waiting = int(broker.llen("extract"))
+    application.configure(live.settings)
+    assert application.wake(urgent.id, queue=Queue.INTERACTIVE)
+    assert (waiting, int(broker.llen("interactive.extract"))) == (3, 1)
+    live.order("startProcess", "workers:extract")
+
+    started = {key: live.job(key).started_at or 0 for key in ("bulk1.jpg", "bulk2.jpg", "urgent.jpg")}
+
+    assert min(started, key=lambda key: started[key]) == "urgent.jpg"
+    broker.close()
+
+
 def test_a_process_that_dies_is_started_again_and_its_work_done(live: Up) -> None:
     before = {one["name"]: one["pid"] for one in live.order("getAllProcessInfo")}
     for name in ("extract", "classify"):
@@ -275,6 +303,10 @@ def test_whatever_is_killed_every_picture_has_one_result(tmp_path: Path) -> None
     with up.db.read() as session:
         ends = session.scalars(select(EventRow.subject).where(EventRow.type == "job.done")).all()
     assert Counter(ends) == Counter(job.id for job in up.jobs())
+
+    up.put("last.jpg", photographs(1)[0])
+    wait_for(lambda: any(job.key == "last.jpg" and job.started_at for job in up.jobs()), "one more", up)
     assert up.stopped() == 0, up.said
     assert up.lines[-1] == "stopped"
+    assert Status.RUNNING.value not in {job.status for job in up.jobs()}, "what was under way was to be finished"
     assert embedded.running(up.data_dir) is None
