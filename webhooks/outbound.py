@@ -12,14 +12,14 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from threading import BoundedSemaphore
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from pipeline.database import Database, DeliveryAttemptRow, DeliveryRow, EndpointRow, EventRow, now
@@ -65,7 +65,8 @@ def deliver_due(db: Database, settings: Settings, limit: int = 100, *, patience_
 def deliver_one(db: Database, settings: Settings, delivery_id: str) -> Answer | None:
     """Attempt one pending delivery now, due or not, and wait for the answer. None: somebody else is at it, or it is over."""
     with db.write() as session:
-        claims = _take(session, select(DeliveryRow.id, DeliveryRow.fence).where(DeliveryRow.id == delivery_id, _free()))
+        seen = session.execute(select(DeliveryRow.id, DeliveryRow.fence).where(DeliveryRow.id == delivery_id, _free())).all()
+        claims = _take(session, [(row.id, row.fence) for row in seen])
     return _attempt(db, settings, claims[0]) if claims else None
 
 
@@ -138,35 +139,37 @@ def _free() -> ColumnElement[bool]:
 
 
 def claim_due(db: Database, limit: int) -> list[Claim]:
-    """Take up to `limit` deliveries that are due, longest due first, and only so many of each endpoint."""
-    due = and_(_free(), DeliveryRow.next_attempt_at <= now(), EndpointRow.disabled_at.is_(None))
-    joined = select(DeliveryRow.id).join(EndpointRow, EndpointRow.id == DeliveryRow.endpoint_id)
-    with db.read() as session:  # mostly there is nothing, and nobody needs to be kept from writing to see that
-        if session.execute(joined.where(due).limit(1)).first() is None:
-            return []
-    flying = (
-        select(DeliveryRow.endpoint_id, func.count().label("requests"))
-        .where(DeliveryRow.status == "pending", DeliveryRow.lease_until > now())
-        .group_by(DeliveryRow.endpoint_id)
-        .subquery()
-    )
-    place = func.row_number().over(partition_by=DeliveryRow.endpoint_id, order_by=(DeliveryRow.next_attempt_at, DeliveryRow.id))
-    room = case((EndpointRow.failing_since.is_(None), PER_ENDPOINT), else_=1) - func.coalesce(flying.c.requests, 0)
-    ranked = (
-        select(DeliveryRow.id, DeliveryRow.fence, DeliveryRow.next_attempt_at, place.label("place"), room.label("room"))
-        .join(EndpointRow, EndpointRow.id == DeliveryRow.endpoint_id)
-        .outerjoin(flying, flying.c.endpoint_id == DeliveryRow.endpoint_id)
-        .where(due)
-        .subquery()
-    )
-    chosen = select(ranked.c.id, ranked.c.fence).where(ranked.c.place <= ranked.c.room).order_by(ranked.c.next_attempt_at).limit(limit)
+    """Take up to `limit` deliveries that are due: only so many of each endpoint, first those of which fewest are in the air."""
+    waiting: list[tuple[int, float, str, int]] = []
+    with db.read() as session:  # nobody needs to be kept from writing to see that there is nothing
+        flying = _flying(session)
+        enabled = session.execute(select(EndpointRow.id, EndpointRow.failing_since).where(EndpointRow.disabled_at.is_(None))).all()
+        for endpoint_id, failing_since in enabled:
+            begun = flying.get(endpoint_id, 0)
+            room = (PER_ENDPOINT if failing_since is None else 1) - begun
+            if room > 0:
+                due = and_(DeliveryRow.endpoint_id == endpoint_id, _free(), DeliveryRow.next_attempt_at <= now())
+                query = select(DeliveryRow.next_attempt_at, DeliveryRow.id, DeliveryRow.fence).where(due)
+                query = query.order_by(DeliveryRow.next_attempt_at).limit(min(room, limit))
+                found = enumerate(session.execute(query))
+                waiting += [(begun + place, at or 0.0, delivery_id, fence) for place, (at, delivery_id, fence) in found]
+    if not waiting:
+        return []
     with db.write() as session:
-        return _take(session, chosen)
+        return _take(session, [(delivery_id, fence) for _, _, delivery_id, fence in sorted(waiting)[:limit]])
 
 
-def _take(session: Session, chosen: Any) -> list[Claim]:
+def _flying(session: Session) -> dict[str, int]:
+    """How many requests are in the air, by endpoint."""
+    leased = and_(DeliveryRow.status == "pending", DeliveryRow.lease_until > now())
+    found = session.execute(select(DeliveryRow.endpoint_id, func.count()).where(leased).group_by(DeliveryRow.endpoint_id))
+    return {endpoint_id: count for endpoint_id, count in found}  # noqa: C416
+
+
+def _take(session: Session, chosen: Iterable[tuple[str, int]]) -> list[Claim]:
+    """The compare-and-set: those of the deliveries, given with the fence as seen, that nobody else took meanwhile."""
     claims = []
-    for delivery_id, fence in session.execute(chosen).all():
+    for delivery_id, fence in chosen:
         taken = session.execute(
             update(DeliveryRow)
             .where(DeliveryRow.id == delivery_id, DeliveryRow.fence == fence, _free())
