@@ -79,7 +79,7 @@ def _ready_made(name: str) -> Pixels:
     path = Path(spec.submodule_search_locations[0]) / "data" / name if spec and spec.submodule_search_locations else None
     if path is None or not path.exists():
         raise CommandError(
-            "The sample pictures come with scikit-image, which is not installed: pip install 'unmask[demo]', or use --pictures."
+            "The sample pictures come with scikit-image, which is not installed: pip install 'unmask[demo]', or use --images."
         )
     return images.read(path.read_bytes(), Limits(bytes=10_000_000, pixels=10_000_000, side=10_000)).pixels
 

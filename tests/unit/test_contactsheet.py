@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from pipeline.database import FaceRow
+from pipeline.database import FaceRow, JobRow
 from workers import contactsheet, demo
 from workers.contactsheet import MOST, THUMB, Card, draw
 
@@ -52,6 +52,24 @@ def test_long_notes_are_wrapped() -> None:
 
 def test_results_are_named_as_shortly_as_tells_them_apart() -> None:
     assert demo._names([Path("a.jpg"), Path("a.png"), Path("b.jpg")]) == ["a.jpg", "a.png", "b"]
+
+
+@pytest.mark.parametrize(
+    ("status", "well"),
+    [
+        ("done", True),
+        ("refused", True),
+        ("source_gone", True),
+        ("cancelled", True),
+        ("failed", False),
+        ("queued", False),
+        ("running", False),
+    ],
+)
+def test_a_demo_is_well_when_its_jobs_came_to_an_end_and_none_failed(status: str, well: bool) -> None:
+    result = demo.Result(Path("a.jpg"), JobRow(status=status, verdict="authentic"))
+    assert result.well is well
+    assert result.verdict == ("authentic" if status == "done" else status)
 
 
 def test_what_nobody_took_is_not_well() -> None:
