@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -11,8 +12,10 @@ from sqlalchemy import func, select
 
 from pipeline import registry
 from pipeline.card import ModelError
+from pipeline.classification import load
 from pipeline.database import Database, EventRow, ModelRow
 from pipeline.settings import Settings
+from pipeline.storage import Storage
 from tests.fixtures.models import write_model
 from tests.unit.test_registry import MemoryStorage
 
@@ -79,3 +82,46 @@ def test_two_first_starts_at_once_install_one_champion(
         assert list(pool.map(install, range(3))) == ["1"] * 3
     with db.read() as session:
         assert session.scalar(select(func.count()).select_from(EventRow)) == 1
+
+
+@pytest.fixture
+def sqlite(sqlite_url: str) -> Iterator[Database]:
+    database = Database(sqlite_url)
+    yield database
+    database.dispose()
+
+
+def test_a_version_goes_to_the_real_store_and_comes_back(
+    sqlite: Database, store: Storage, s3_settings: Settings, model_folder: Path
+) -> None:
+    card = registry.publish(sqlite, store, s3_settings, model_folder)
+    assert sorted(one.key for one in store.listing(s3_settings.models_bucket)) == [
+        f"models/green/1/{name}" for name in ("card.json", "model.bin", "model.xml")
+    ]
+    folder = registry.fetch(sqlite, store, s3_settings, "green", "1")
+    assert registry.verify(folder) == card
+    classifier = load(folder, runtime="openvino", precision="f32")
+    assert classifier.name.version == "1"
+
+
+@pytest.mark.parametrize("damage", ["altered", "truncated", "gone"])
+def test_what_was_changed_in_the_real_store_is_refused_and_the_old_one_goes_on(
+    sqlite: Database, store: Storage, s3_settings: Settings, model_folder: Path, tmp_path: Path, damage: str
+) -> None:
+    # Given a version in the cache and a second one whose object was changed behind our back
+    registry.publish(sqlite, store, s3_settings, model_folder)
+    old = registry.fetch(sqlite, store, s3_settings, "green", "1")
+    registry.publish(sqlite, store, s3_settings, write_model(tmp_path / "two", version="2"))
+    key, bucket = "models/green/2/model.xml", s3_settings.models_bucket
+    content = store.fetch(bucket, key, max_bytes=1_000_000)
+    if damage == "gone":
+        store.delete(bucket, key)
+    else:
+        store.put(bucket, key, content[:-9] if damage == "truncated" else content.replace(b"Parameter", b"Pirameter", 1), "application/xml")
+    # When it is fetched, then it is refused for good
+    with pytest.raises(ModelError) as caught:
+        registry.fetch(sqlite, store, s3_settings, "green", "2")
+    assert caught.value.permanent
+    # And the old one is as it was
+    assert registry.fetch(sqlite, store, s3_settings, "green", "1") == old
+    assert not (s3_settings.model_cache_dir / "green" / "2").exists()
