@@ -111,7 +111,8 @@ def install(name: str) -> None:
     stamp.write_text(f"{ROOT}\nunfinished\n")
     print(f"Installing {environment.name} from {lock.relative_to(ROOT)} ...", file=sys.stderr)
     failed = f"{environment.name} could not be installed (uv says why above): check the connection, the disk and uv's settings."
-    _run([uv, "pip", "sync", "--python", str(python), "--require-hashes", str(lock)], failed)
+    # Compiled now, on all cores, and not by each of a dozen processes that start at once.
+    _run([uv, "pip", "sync", "--python", str(python), "--require-hashes", "--compile-bytecode", str(lock)], failed)
     project = ["--no-deps", "--build-constraints", str(LOCKS / "build.txt"), "--editable", str(ROOT)]
     _run([uv, "pip", "install", "--quiet", "--python", str(python), *project], failed)
     stamp.write_text(wanted)
