@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +39,7 @@ class Detector(Protocol):
     def __call__(self, pixels: Pixels) -> list[Detection]: ...
 
 
+@cache
 def detector(name: str, min_score: float) -> Detector:
     """The detector of a name: `mediapipe` (tiled short-range BlazeFace) or `haar` (OpenCV's frontal cascade on grey, the paper's).
 
