@@ -24,12 +24,12 @@ def settings_in_force() -> Settings:
 
     Raises SettingsError.
     """
-    from workers import embedded
+    from workers.embedded import running
 
     given = from_environment()
     if any(os.environ.get(PREFIX + name) for name in ELSEWHERE):
         return given
-    return embedded.running(given.data_dir) or given
+    return running(given.data_dir) or given
 
 
 @contextmanager
