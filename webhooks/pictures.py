@@ -75,7 +75,7 @@ def annotated(context: Context, job: JobRow, side: Side) -> bytes:
 
 
 def face(context: Context, job: JobRow, row: FaceRow) -> bytes:
-    """One face, cut from the image just as the classifier sees it, as a JPEG of 128 pixels a side."""
+    """One face, cut from the image with a margin of 15 %, as a JPEG of 128 pixels a side."""
 
     def make() -> bytes:
         cut = crop(_decoded(context, job), Box(row.x, row.y, row.w, row.h), size=FACE_PX, margin=0.15)
