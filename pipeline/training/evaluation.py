@@ -120,6 +120,7 @@ def evaluate(
         "manifest": manifest,
         "thresholds": card.thresholds.model_dump(),
         "temperature": card.temperature,
+        "limits": card.limits,
         "made_with": {"python": platform.python_version(), "openvino": version("openvino"), "machine": platform.machine()},
         "weighting": "ece15, brier, ap and accuracy count reals and fakes half each, however many there are of either",
         **document(sets, card.thresholds, seed=seed),

@@ -88,6 +88,7 @@ def figures(scored: Scored, thresholds: Thresholds, *, seed: int) -> dict[str, A
     if scored.people and len(set(scored.people)) < len(scored.people):
         names = np.array(scored.people)
         who = (names[scored.fake].tolist(), names[~scored.fake].tolist())
+    coverage, risk = metrics.judged(fakes, reals, thresholds.authentic_below, at)
     fpr, tpr = metrics.roc(fakes, reals)
     some = np.unique(np.linspace(0, len(fpr) - 1, min(CURVE_POINTS, len(fpr))).round().astype(int))
     return found | {
@@ -100,9 +101,11 @@ def figures(scored: Scored, thresholds: Thresholds, *, seed: int) -> dict[str, A
         "brier": metrics.brier(fakes, reals),
         "accuracy": metrics.accuracy(fakes, reals, at),
         "false_positive_rate": float((reals >= at).mean()),
+        "coverage": coverage,
+        "risk": risk,
         "roc": [[round(float(x), 5), round(float(y), 5)] for x, y in zip(fpr[some], tpr[some], strict=True)],
         "reliability": [[round(v, 5) for v in row] for row in metrics.reliability(fakes, reals, 15)],
-        "risk_coverage": [[round(v, 5) for v in row] for row in metrics.risk_coverage(fakes, reals, at)],
+        "risk_coverage": [[round(v, 5) for v in row] for row in metrics.risk_coverage(fakes, reals)],
     }
 
 

@@ -128,22 +128,29 @@ def ece(fakes: Scores, reals: Scores, bins: int = 15) -> float:
     return float(sum(weight * abs(score - share) for score, share, weight in reliability(fakes, reals, bins)))
 
 
-def risk_coverage(fakes: Scores, reals: Scores, threshold: float, points: int = 50) -> list[tuple[float, float]]:
-    """(coverage, risk): the share judged when the least sure are left out, and the share of those judged wrongly.
+def risk_coverage(fakes: Scores, reals: Scores, points: int = 50) -> list[tuple[float, float]]:
+    """(coverage, risk) at even odds: the share judged when the least sure are left out, and the share of those judged wrongly.
 
-    Sure means far from the threshold, measured in ranks on either side of it, so that both sides are left out alike.
+    Judged by `score >= .5`, as a probability says; sure means far from .5.
     """
     _both(fakes, reals)
     scores = np.concatenate([fakes, reals]).astype(np.float64)
     fake = np.concatenate([np.ones(len(fakes)), np.zeros(len(reals))]) == 1
-    sure = np.empty(len(scores))
-    for side in (scores >= threshold, scores < threshold):
-        distance = np.abs(scores[side] - threshold)
-        sure[side] = (np.argsort(np.argsort(distance, kind="stable"), kind="stable") + 1) / max(1, side.sum())
-    order = np.argsort(-sure, kind="stable")
-    wrong = np.cumsum((scores >= threshold)[order] != fake[order])
-    counts = np.unique(np.linspace(1, len(scores), min(points, len(scores))).round().astype(int))
-    return [(float(n / len(scores)), float(wrong[n - 1] / n)) for n in counts]
+    weight = np.where(fake, 0.5 / len(fakes), 0.5 / len(reals))
+    order = np.argsort(-np.abs(scores - 0.5), kind="stable")
+    judged = np.cumsum(weight[order])
+    wrong = np.cumsum((weight * ((scores >= 0.5) != fake))[order])
+    some = np.unique(np.linspace(1, len(scores), min(points, len(scores))).round().astype(int)) - 1
+    return [(float(judged[k]), float(wrong[k] / judged[k])) for k in some]
+
+
+def judged(fakes: Scores, reals: Scores, authentic_below: float, manipulated_from: float) -> tuple[float, float | None]:
+    """Coverage and risk of the verdicts at even odds: the share outside the uncertain band, and the share of it judged wrongly (None
+    when nothing is)."""
+    _both(fakes, reals)
+    right = ((fakes >= manipulated_from).mean() + ((reals < authentic_below) & (reals < manipulated_from)).mean()) / 2
+    wrong = (((fakes < authentic_below) & (fakes < manipulated_from)).mean() + (reals >= manipulated_from).mean()) / 2
+    return float(right + wrong), float(wrong / (right + wrong)) if right + wrong else None
 
 
 def _both(fakes: Scores, reals: Scores) -> None:

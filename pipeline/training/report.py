@@ -140,6 +140,8 @@ def _risk(document: Mapping[str, Any]) -> bytes | None:
     figure, axis = _figure()
     for (name, found), colour in zip(sets.items(), COLOURS * 9, strict=False):
         axis.plot(*zip(*found["risk_coverage"], strict=True), color=colour, lw=1.6, label=_said(name))
+        if found["risk"] is not None:
+            axis.plot(found["coverage"], found["risk"], "o", color=colour, ms=7, mfc="white")
     axis.set(xlabel="coverage: share of faces judged, the surest first", ylabel="risk: share of these judged wrongly", xlim=(0, 1.01))
     axis.set_ylim(bottom=0)
     axis.legend(frameon=False, fontsize=9)
@@ -167,7 +169,10 @@ _PLOTS = {
     "sets": ("Each kind of manipulation", _sets),
     "roc": ("Fakes found against reals called fake, at every threshold", _roc),
     "reliability": ("What a score is worth: of faces scored so, the share that is fake. Dashed: the thresholds", _reliability),
-    "risk_coverage": ("What abstaining buys: risk when only the surest are judged", _risk),
+    "risk_coverage": (
+        "What abstaining buys: risk when only the surest are judged. Circles: the verdicts outside the uncertain band",
+        _risk,
+    ),
     "grid": ("After recompression, and at small sizes", _grid),
 }
 
@@ -192,7 +197,8 @@ def _page(document: Mapping[str, Any], pictures: Mapping[str, tuple[str, bytes]]
         f"authentic below {bounds['authentic_below']:.3f}, manipulated from {bounds['manipulated_from']:.3f}, uncertain between",
         document["weighting"],
     )
-    rows = [[_said(key), *(_value(found.get(column)) for column in _COLUMNS)] for key, found in document["sets"].items()]
+    sets = document["sets"] | ({"all together": document["overall"]} if len(document["sets"]) > 1 else {})
+    rows = [[_said(key), *(_value(found.get(column)) for column in _COLUMNS)] for key, found in sets.items()]
     everywhere, clean = _value(document["false_positive_rate"]), _value(document["false_positive_rate_clean"])
     parts = [
         f"<h1>{name}</h1><p class=small>{_safe('; '.join(facts))}.</p>",
@@ -214,6 +220,10 @@ def _page(document: Mapping[str, Any], pictures: Mapping[str, tuple[str, bytes]]
     ]
     if failed:
         parts += ["<h2>Pictures without a judgement</h2>", _table(["set", "reason"], failed)]
+    if document.get("limits"):
+        parts.append(
+            "<h2>What it does not know</h2><ul>" + "".join(f"<li>{_safe(sentence)}</li>" for sentence in document["limits"]) + "</ul>"
+        )
     head = f"<meta charset=utf-8><title>Evaluation of {name}</title><style>{_STYLE}</style>"
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
 

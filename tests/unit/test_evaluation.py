@@ -172,12 +172,15 @@ def test_the_document_has_the_promised_keys_and_the_report_stands_alone(tmp_path
         "manifest": "0" * 64,
         "thresholds": BOUNDS.model_dump(),
         "weighting": "even",
+        "limits": ["It knows little."],
         **json.loads(json.dumps(found)),
     }
     page = report.write(whole, tmp_path / "report").read_text()
     assert page.count("data:image/png;base64,") == 4
     assert "&lt;b&gt;x" in page
     assert "src='http" not in page
+    assert "all together" in page
+    assert "It knows little." in page
     for name in ("roc", "reliability", "sets", "risk_coverage"):
         assert cv2.imread(str(tmp_path / "report" / f"{name}.png")) is not None
 

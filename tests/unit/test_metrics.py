@@ -98,14 +98,21 @@ def test_interval_over_people_is_wider_when_crops_repeat_people() -> None:
 
 
 def test_leaving_out_the_unsure_lowers_the_risk() -> None:
-    fakes, reals = _two(n=2000, m=2000, decimals=6)
-    curve = metrics.risk_coverage(fakes, reals, 0.5)
-    risks = dict(curve)
-    assert curve[-1][0] == 1.0
-    assert curve[-1][1] == pytest.approx(1 - metrics.accuracy(fakes, reals, 0.5))
-    assert min(risks.values(), default=1) < curve[-1][1] / 2
-    half = min(curve, key=lambda point: abs(point[0] - 0.5))
-    assert half[1] < curve[-1][1]
+    fakes, reals = _two(n=2000, m=500, decimals=6)
+    curve = metrics.risk_coverage(fakes, reals)
+    assert curve[-1] == pytest.approx((1.0, 1 - metrics.accuracy(fakes, reals, 0.5)))
+    quarter, half = (min(curve, key=lambda point: abs(point[0] - share)) for share in (0.25, 0.5))
+    assert quarter[1] < half[1] < curve[-1][1]
+    assert quarter[1] < curve[-1][1] / 2
+
+
+def test_verdicts_outside_the_band_are_what_is_judged() -> None:
+    # one fake of four is found, two are uncertain, one is missed; one real of two is cleared, the other is called fake
+    fakes, reals = np.array([0.9, 0.5, 0.5, 0.1]), np.array([0.1, 0.9])
+    coverage, risk = metrics.judged(fakes, reals, 0.3, 0.7)
+    assert coverage == pytest.approx((0.5 + 1.0) / 2)
+    assert risk == pytest.approx((0.25 + 0.5) / 2 / 0.75)
+    assert metrics.judged(np.array([0.5]), np.array([0.5]), 0.3, 0.7) == (0.0, None)
 
 
 def test_empty_sides_are_refused() -> None:
