@@ -57,7 +57,7 @@ def draw(rng: np.random.Generator, strength: float = 1.0) -> Look:
 
     look = Look(seed=int(rng.integers(2**31)), resize=int(rng.choice(_RESIZES)))
     if often(0.35):
-        look = replace(look, rgb=tuple(int(v) for v in rng.integers(-24, 25, 3)))
+        look = replace(look, rgb=(int(rng.integers(-24, 25)), int(rng.integers(-24, 25)), int(rng.integers(-24, 25))))
     if often(0.3):
         look = replace(look, hue=float(rng.uniform(-6, 6)), saturation=float(rng.uniform(0.4, 1.5)))
     if often(0.05):

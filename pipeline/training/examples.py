@@ -242,7 +242,7 @@ def _mesh(sha256: str, portrait: Portrait) -> Triangles:
 def _donor(portrait: Portrait, donors: Sequence[Portrait], rng: np.random.Generator) -> Portrait:
     """One of the three that come closest in tone among a random few dozen of other identities."""
     some = rng.permutation(len(donors))
-    others = [donors[k] for k in some[:48] if donors[k].identity != portrait.identity]
+    others: list[Portrait] = [donors[k] for k in some[:48] if donors[k].identity != portrait.identity]
     others = others or [donors[k] for k in some if donors[k].identity != portrait.identity]
     if not others:
         raise ValueError("A face swap needs portraits of at least two identities.")

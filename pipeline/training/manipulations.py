@@ -306,9 +306,10 @@ def triangles(landmarks: Points) -> Triangles:
     low, high = points.min(axis=0) - 8, points.max(axis=0) + 8
     plane = cv2.Subdiv2D((int(low[0]), int(low[1]), int(high[0] - low[0]) + 1, int(high[1] - low[1]) + 1))
     plane.insert(points.tolist())
-    corners = plane.getTriangleList().reshape(-1, 3, 2)
+    corners = np.asarray(plane.getTriangleList(), np.float32).reshape(-1, 3, 2)
     distance = np.abs(points[None, None] - corners[:, :, None]).sum(axis=3)
     index = distance.argmin(axis=2)
     real = (distance.min(axis=2) < 0.01).all(axis=1)  # the others hang on the plane's own far corners
     index = index[real]
-    return index[(index[:, 0] != index[:, 1]) & (index[:, 1] != index[:, 2]) & (index[:, 0] != index[:, 2])]
+    whole: Triangles = index[(index[:, 0] != index[:, 1]) & (index[:, 1] != index[:, 2]) & (index[:, 0] != index[:, 2])]
+    return whole

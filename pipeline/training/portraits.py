@@ -54,7 +54,7 @@ class Portrait:
         """Mean LAB of the inner face, (3,) float32: who may lend whom a face."""
         x, y, w, h = self.box.as_list()
         inner = self.pixels[y + h // 4 : y + 3 * h // 4, x + w // 4 : x + 3 * w // 4]
-        return cv2.cvtColor(inner, cv2.COLOR_RGB2LAB).reshape(-1, 3).mean(axis=0).astype(np.float32)
+        return np.asarray(cv2.cvtColor(inner, cv2.COLOR_RGB2LAB).reshape(-1, 3).mean(axis=0), np.float32)
 
 
 def load(folder: Path, split: str | None = None, *, facts: Path | None = None) -> list[Portrait]:
