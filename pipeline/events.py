@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote_plus
@@ -70,7 +71,7 @@ def from_seaweedfs(body: Mapping[str, Any]) -> list[Upload]:
     if not key:
         return []
     version_id = "" if version_id == "null" else version_id
-    return [Upload(bucket, key, version_id, etag, f"{moment:016x}", size, origin="seaweedfs")]
+    return [Upload(bucket, key, version_id, etag, f"{moment:016x}", size, origin="seaweedfs", modified=moment / 1e9)]
 
 
 def _chunks(entry: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -113,10 +114,19 @@ def _from_record(record: Any) -> list[Upload]:
                 sequencer=str(about.get("sequencer") or ""),
                 size=int(about.get("size") or 0),
                 origin="minio" if str(record.get("eventSource", "")).startswith("minio") else "sqs",
+                modified=_seconds(str(record.get("eventTime", ""))),
             )
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EventError("An S3 event record is malformed: eventName, bucket name or object key is missing or cannot be read.") from error
+
+
+def _seconds(iso: str) -> float:
+    """Seconds since the epoch of a time such as 2026-01-31T09:00:00.000Z; 0 if it is none."""
+    try:
+        return datetime.fromisoformat(iso.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def admissible(upload: Upload, settings: Settings) -> str | None:

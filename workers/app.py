@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 SOFT_SHUTDOWN_S = 10.0
 """How long a worker that was sent SIGQUIT lets its tasks run on before they go back to the queue. SIGTERM waits for them."""
+HARDER_S = 3.0
+"""How long after its time is up a stage that did not hear of it is killed."""
 RESTORE_S = 5
 """How often messages of vanished workers are looked for."""
 
@@ -46,7 +48,7 @@ def configure(chosen: Settings) -> None:
         broker_connection_max_retries=None,
         broker_transport_options={
             # One value for every consumer: on Redis the shortest one wins for all queues.
-            "visibility_timeout": 2 * chosen.stage_limit_s,
+            "visibility_timeout": 2 * (chosen.stage_limit_s + HARDER_S),
             "unacked_restore_interval": RESTORE_S,
             "unacked_restore_throttle": 1,
             "unacked_restore_limit": 100,
@@ -76,8 +78,9 @@ def configure(chosen: Settings) -> None:
         # A task whose process was killed comes again, but only so often; the ledger's attempts cap it in any case.
         task_retry_on_worker_lost=True,
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5},
-        task_time_limit=chosen.stage_limit_s,
-        task_soft_time_limit=chosen.stage_limit_s - 2,
+        # First an exception, so that the reason is written down; then, where that is not heard, the end of the process.
+        task_soft_time_limit=chosen.stage_limit_s,
+        task_time_limit=chosen.stage_limit_s + HARDER_S,
         beat_schedule=_schedule(chosen),
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,

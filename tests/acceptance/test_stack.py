@@ -34,8 +34,10 @@ from workers.orders import order
 
 ROOT = Path(__file__).parents[2]
 FACES = ROOT.parent / "shared" / "faces"
-READY_S = 120.0
+READY_S = 160.0
 QUICK = {"UNMASK_LEASE_S": "2", "UNMASK_SWEEP_S": "1", "UNMASK_WAKE_AFTER_S": "3", "UNMASK_RECONCILE_S": "2"}
+
+pytestmark = pytest.mark.timeout(600)
 
 
 class Up:

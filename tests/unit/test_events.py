@@ -98,6 +98,12 @@ def test_s3_keys_are_decoded_once_and_every_record_counts() -> None:
     ]
 
 
+def test_when_it_was_written_is_told_where_the_sender_says_it() -> None:
+    dated, undated = record() | {"eventTime": "2026-01-31T09:00:00.500Z"}, record() | {"eventTime": "yesterday"}
+    assert [u.modified for u in from_s3_records({"Records": [dated, undated]})] == [1769850000.5, 0.0]
+    assert [u.modified for u in from_seaweedfs(RECORDED[0]["body"])] == [pytest.approx(1795675828.158, abs=0.001)]
+
+
 def test_minio_is_told_by_its_source() -> None:
     one = record(name="s3:ObjectCreated:CompleteMultipartUpload") | {"eventSource": "minio:s3"}
     assert [u.origin for u in from_s3_records({"EventName": "s3:ObjectCreated:Put", "Key": "inbox/a.jpg", "Records": [one]})] == ["minio"]
