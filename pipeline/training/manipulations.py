@@ -107,7 +107,9 @@ def warp(pixels: Pixels, landmarks: Points, rng: np.random.Generator) -> Manipul
     for centre, direction, spread in _expression(landmarks, rng):
         fall = np.exp(-((xs - centre[0]) ** 2 + (ys - centre[1]) ** 2) / (2 * (spread * width) ** 2))
         field += fall[..., None] * np.asarray(direction, np.float32) * width
-    face = _soften(_polygon(pixels.shape, landmarks[list(OVAL)]), rng, erode=False)
+    inside = _polygon(pixels.shape, landmarks[list(OVAL)]).astype(np.uint8)
+    # nothing moves at the face's outline, everything from a tenth of its width inwards
+    face = np.clip(cv2.distanceTransform(inside, cv2.DIST_L2, 3) / (0.1 * width), 0, 1).astype(np.float32)
     field = cv2.resize(field, (wide, height), interpolation=cv2.INTER_LINEAR) * face[..., None]
     ys, xs = np.mgrid[0:height, 0:wide].astype(np.float32)
     fake = cv2.remap(pixels, xs - field[..., 0], ys - field[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -228,16 +230,15 @@ def coordinates(height: int, width: int) -> tuple[Mask, Mask]:
     return xs, ys
 
 
-def _soften(mask: Mask, rng: np.random.Generator, *, erode: bool = True) -> Mask:
+def _soften(mask: Mask, rng: np.random.Generator) -> Mask:
     """Erode and feather by two Gaussians at about 224 px, as the paper does; here on 160 px, which looks the same."""
     height, width = mask.shape
     side = 160
     ratio = side / int(rng.integers(192, 257))
     small = cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA)
-    if erode:
-        first = int(rng.integers(2, 13)) * 2 + 1
-        small = cv2.GaussianBlur(small, (0, 0), _sigma(first) * ratio)
-        small = np.where(small >= 0.99 * max(float(small.max()), 1e-6), np.float32(1), np.float32(0))
+    first = int(rng.integers(2, 13)) * 2 + 1
+    small = cv2.GaussianBlur(small, (0, 0), _sigma(first) * ratio)
+    small = np.where(small >= 0.99 * max(float(small.max()), 1e-6), np.float32(1), np.float32(0))
     second = int(rng.integers(2, 13)) * 2 + 1
     sigma = min(float(rng.uniform(5, 45)), second / 3.4) * ratio  # the kernel's width cuts the Gaussian off
     small = cv2.GaussianBlur(small, (0, 0), max(sigma, 0.6))

@@ -1,0 +1,60 @@
+"""Portraits are found by serving's own functions, and remembered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.extraction import crop, detector
+from pipeline.images import Limits, read
+from pipeline.jobs import Pixels
+from pipeline.settings import Settings
+from pipeline.training import portraits
+
+
+@pytest.fixture
+def folder(tmp_path: Path, astronaut: Pixels) -> Path:
+    """An index of three photographs: a face, another split's face, and none."""
+    cv2.imwrite(str(tmp_path / "a.png"), astronaut[..., ::-1])
+    cv2.imwrite(str(tmp_path / "b.png"), astronaut[:, ::-1, ::-1])
+    cv2.imwrite(str(tmp_path / "c.png"), np.full((64, 64, 3), 99, np.uint8))
+    rows = ["path,identity,split,gender,ethnicity", "a.png,one,train,female,white", "b.png,two,val,,", "c.png,three,train,,"]
+    (tmp_path / "faces.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_a_photograph_without_a_face_is_left_out(folder: Path) -> None:
+    found = portraits.load(folder)
+    assert [p.photo for p in found] == ["a.png", "b.png"]
+    assert found[0].group == {"gender": "female", "ethnicity": "white"}
+    assert [p.photo for p in portraits.load(folder, "val")] == ["b.png"]
+
+
+def test_training_sees_the_bytes_that_serving_sees(folder: Path) -> None:
+    (person,) = portraits.load(folder, "val")
+    pixels = read((folder / "b.png").read_bytes(), Limits.of(Settings())).pixels
+    (found,) = detector("mediapipe", 0.5)(pixels)
+    served = crop(pixels, found.box, size=64, margin=0.15)
+    assert np.array_equal(crop(person.pixels, person.box, size=64, margin=0.15), served)
+
+
+def test_findings_are_kept_and_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = folder / "facts" / "found.npz"
+    first = portraits.load(folder, facts=facts)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("looked again")
+
+    monkeypatch.setattr(portraits, "detector", refuse)
+    again = portraits.load(folder, facts=facts)
+    assert [p.box for p in again] == [p.box for p in first]
+    assert all(np.array_equal(a.landmarks, b.landmarks) for a, b in zip(first, again, strict=True))
+
+
+def test_the_manifest_hangs_on_photographs_splits_and_identities_and_not_on_order(folder: Path) -> None:
+    found = portraits.load(folder)
+    assert portraits.manifest(found) == portraits.manifest(found[::-1])
+    assert portraits.manifest(found) != portraits.manifest(found[:1])
