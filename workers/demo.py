@@ -165,7 +165,8 @@ def _limits(db: Database, found: Sequence[Result]) -> list[str]:
     limits = []
     for name, version in sorted((str(name), str(version)) for name, version in models):
         try:
-            limits += [f"{name} {version}: {sentence}" for sentence in registry.card(db, name, version).limits]
+            said = registry.card(db, name, version).limits
+            limits += [f"What {name} {version} says of itself:", *(f"  - {sentence}" for sentence in said)] if said else []
         except ModelError:
             continue
     return limits
