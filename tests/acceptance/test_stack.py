@@ -25,10 +25,9 @@ from sqlalchemy import select
 from pipeline import inquiry, ledger, registry
 from pipeline.database import Database, EventRow, JobRow
 from pipeline.jobs import Pixels, Queue, Status, Upload
-from pipeline.settings import Settings
+from pipeline.settings import Settings, to_environment
 from pipeline.storage import Storage
 from tests.fixtures.models import write_model
-from workers import app as application
 from workers import embedded
 from workers.orders import order
 
@@ -118,6 +117,12 @@ class Up:
     def broker(self) -> Redis[bytes]:
         """Its broker; to be closed."""
         return Redis.from_url(self.settings.broker_url)
+
+    def wake(self, job_id: str, queue: Queue) -> None:
+        """Wake a job from a process of its own: Celery keeps to the first broker that a process has spoken to."""
+        program = "import sys, pipeline.jobs as j, workers.app as a; sys.exit(not a.wake(sys.argv[1], queue=j.Queue(sys.argv[2])))"
+        command = [sys.executable, "-c", program, job_id, queue.value]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, **to_environment(self.settings)}, check=True)
 
     def put(self, key: str, data: bytes) -> None:
         """Drop a picture into the inbox."""
@@ -257,8 +262,7 @@ def test_somebody_who_waits_overtakes_those_who_do_not(live: Up) -> None:
     assert ledger.accept(live.db, upload, queue=Queue.INTERACTIVE).job_id == urgent.id
     broker = live.broker()
     wait_for(lambda: broker.llen("extract") == 3, "the messages", live)  # each is sent after its row is there
-    application.configure(live.settings)
-    assert application.wake(urgent.id, queue=Queue.INTERACTIVE)
+    live.wake(urgent.id, Queue.INTERACTIVE)
     assert broker.llen("interactive.extract") == 1
     live.order("startProcess", "workers:extract")
 
