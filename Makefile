@@ -35,7 +35,7 @@ containers: dev-environment ## check the Dockerfile and the compose file; needs 
 	@$(DEV)/docker-compose --env-file docker/.env.example -f docker/compose.yaml config --quiet
 
 unit: dev-environment ## run the tests that need no service, the layering test among them
-	@$(DEV)/python -m pytest tests/unit $(ARGS)
+	@$(DEV)/python -m pytest tests/unit -n auto --dist loadfile $(ARGS)
 
 format: dev-environment ## rewrite the code in the house style
 	@$(DEV)/ruff check --fix .
