@@ -19,6 +19,7 @@ from workers import samples
 from workers.sentences import CommandError
 
 SETTINGS = Settings()
+SOFT = ("portrait-softened.jpg", "portrait-softened-and-blended.jpg")
 CHANGED = ("portrait-face-blended.jpg", "portrait-mouth-blended.jpg", "portrait-expression-warped.jpg")
 
 
@@ -47,7 +48,7 @@ def test_the_same_bytes_every_time(folder: Path, tmp_path: Path) -> None:
     assert all(path.suffix in IMAGE_SUFFIXES for path in paths)
 
 
-@pytest.mark.parametrize("name", ["portrait.jpg", "portrait-16-bit.png", "portrait-on-its-side.jpg", *CHANGED])
+@pytest.mark.parametrize("name", ["portrait.jpg", "portrait-16-bit.png", "portrait-on-its-side.jpg", *CHANGED, *SOFT])
 def test_portraits_have_one_face_fit_to_be_judged(folder: Path, name: str) -> None:
     assert [face.reason for face in faces(folder / name)] == [None]
 
@@ -97,3 +98,15 @@ def test_without_scikit_image_it_says_what_to_install(monkeypatch: pytest.Monkey
 
     with pytest.raises(CommandError, match=r"unmask\[demo\]"):
         samples.write(tmp_path)
+
+
+def test_a_blend_in_the_softened_portrait_is_in_the_face_alone(folder: Path) -> None:
+    soft, blended = (pixels(folder / name).astype(int) for name in SOFT)
+    box = samples.FACE
+    inside = np.zeros(soft.shape[:2], bool)
+    inside[box.y - 20 : box.y + box.h + 24, box.x - 16 : box.x + box.w + 16] = True
+
+    difference = np.abs(soft - blended).mean(axis=2)
+
+    assert difference[~inside].max() < 6  # JPEG's own, and the blend's soft edge
+    assert difference[inside].max() > 12
