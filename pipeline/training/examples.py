@@ -89,7 +89,7 @@ def manipulate(
         return manipulations.self_blend(pixels, points, rng, region=region)
     own = [donor for donor in donors if donor.identity == portrait.identity and donor.sha256 != portrait.sha256] if own_donor else []
     donor = own[0] if own and rng.random() < own_donor else _donor(portrait, donors, rng)
-    mesh = _mesh(portrait.sha256, portrait)
+    mesh = _mesh(portrait)
     far = donor.box.w > 1.7 * portrait.box.w
     lent, lent_points = (donor.half, donor.landmarks / 2) if far else (donor.pixels, donor.landmarks)
     return manipulations.face_swap(pixels, points, lent, lent_points, rng, region=region, mesh=mesh)
@@ -230,13 +230,15 @@ def _scaled(box: Box, scale: float) -> Box:
     return Box(round(box.x * scale), round(box.y * scale), max(1, round(box.w * scale)), max(1, round(box.h * scale)))
 
 
-_meshes: dict[str, Triangles] = {}
+_meshes: dict[bytes, Triangles] = {}
 
 
-def _mesh(sha256: str, portrait: Portrait) -> Triangles:
-    if sha256 not in _meshes:
-        _meshes[sha256] = triangles(portrait.landmarks)
-    return _meshes[sha256]
+def _mesh(portrait: Portrait) -> Triangles:
+    # By the landmarks themselves: those of one photograph differ with how it was scaled, and with what was found in it.
+    key = portrait.landmarks.tobytes()
+    if key not in _meshes:
+        _meshes[key] = triangles(portrait.landmarks)
+    return _meshes[key]
 
 
 def _donor(portrait: Portrait, donors: Sequence[Portrait], rng: np.random.Generator) -> Portrait:
