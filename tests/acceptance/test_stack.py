@@ -36,11 +36,20 @@ FACES = ROOT.parent / "shared" / "faces"
 READY_S = 160.0
 QUICK = {"UNMASK_LEASE_S": "2", "UNMASK_SWEEP_S": "1", "UNMASK_WAKE_AFTER_S": "3", "UNMASK_RECONCILE_S": "2"}
 
+PROGRAM = """
+from pathlib import Path
+from pipeline import registry
+registry.STARTER = Path("none")
+from workers.embedded import main
+raise SystemExit(main())
+"""
+"""`python -m workers.embedded`, without the model that comes with the product: the tests bring one they can steer by colour."""
+
 pytestmark = pytest.mark.timeout(600)
 
 
 class Up:
-    """`python -m workers.embedded` on a data directory, and the way to what it runs."""
+    """The stack on a data directory, and the way to what it runs."""
 
     def __init__(self, data_dir: Path, **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("UNMASK_")}
@@ -48,7 +57,7 @@ class Up:
         self.lines: list[str] = []
         self._ready = threading.Event()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "workers.embedded"],
+            [sys.executable, "-c", PROGRAM],
             cwd=ROOT,
             env={**clean, **QUICK, "UNMASK_DATA_DIR": str(data_dir), **environment},
             stdout=subprocess.PIPE,
