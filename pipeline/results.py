@@ -55,7 +55,7 @@ def document(
         "verdict": job.verdict,
         "score": job.score,
         "reason": job.reason,
-        "faces": [_face(face) for face in faces],
+        "faces": [face_document(face) for face in faces],
         "annotated": f"s3://{settings.results_bucket}/{annotated_key(settings, job.key, job.id)}",
         "timings_ms": {name: timings_ms.get(name, 0) for name in ("wait", "extract", "classify", "render")},
         "created_at": _iso(job.created_at),
@@ -63,7 +63,8 @@ def document(
     }
 
 
-def _face(face: FaceRow) -> dict[str, Any]:
+def face_document(face: FaceRow) -> dict[str, Any]:
+    """A face as `result.json`, the API and the command line give it."""
     return {
         "index": face.index,
         "box": [face.x, face.y, face.w, face.h],

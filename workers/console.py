@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from pipeline import results
 from pipeline.database import FaceRow, HistoryRow, JobRow
 from pipeline.jobs import Reason, Status, Verdict
 
@@ -138,7 +139,7 @@ def job_json(job: JobRow, url: str, faces: Sequence[FaceRow] | None = None, hist
     for name in ("created_at", "started_at", "finished_at"):
         found[name] = moment(getattr(job, name))
     if faces is not None:
-        found["faces"] = [face_json(face) for face in faces]
+        found["faces"] = [results.face_document(face) for face in faces]
     if history is not None:
         found["history"] = [
             {"at": moment(row.at), "what": row.what, "stage": row.stage, "attempt": row.attempt, "worker": row.worker, "detail": row.detail}
@@ -148,17 +149,3 @@ def job_json(job: JobRow, url: str, faces: Sequence[FaceRow] | None = None, hist
     found["annotated"] = f"{address}/annotated.png" if job.annotated_key else None
     found["result"] = f"{address}/result.json" if job.result_key else None
     return found
-
-
-def face_json(face: FaceRow) -> dict[str, Any]:
-    """A face as the API and `result.json` give it."""
-    return {
-        "index": face.index,
-        "box": [face.x, face.y, face.w, face.h],
-        "detection": face.detection,
-        "quality": {"size": face.size, "blur": face.blur},
-        "score": face.score,
-        "verdict": face.verdict,
-        "reason": face.reason,
-        "evidence": face.evidence,
-    }

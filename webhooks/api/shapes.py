@@ -9,7 +9,7 @@ from typing import overload
 from sqlalchemy import select
 from sqlalchemy.orm import defer
 
-from pipeline import registry
+from pipeline import registry, results
 from pipeline.card import ModelError
 from pipeline.database import Database, EndpointRow, FaceRow, JobRow
 from webhooks.api import schemas
@@ -48,18 +48,7 @@ def limits_of(db: Database, row: JobRow) -> list[str]:
 
 def face(row: FaceRow) -> schemas.Face:
     """A face and its verdict."""
-    return schemas.Face.model_validate(
-        {
-            "index": row.index,
-            "box": [row.x, row.y, row.w, row.h],
-            "detection": row.detection,
-            "quality": {"size": row.size, "blur": row.blur},
-            "score": row.score,
-            "verdict": row.verdict,
-            "reason": row.reason,
-            "evidence": row.evidence,
-        }
-    )
+    return schemas.Face.model_validate(results.face_document(row))
 
 
 def job(context: Context, row: JobRow, *, whole: bool = False) -> schemas.Job:
