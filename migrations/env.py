@@ -7,6 +7,10 @@ from sqlalchemy import Connection, text
 
 from pipeline.database import Base, Database
 from pipeline.settings import settings
+from pipeline.tables import access, inboxes
+
+DECLARED = (access, inboxes)
+"""Importing them declares the tables that database.py does not."""
 
 ADVISORY_LOCK = 0x756E6D61736B  # "unmask"
 

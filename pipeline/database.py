@@ -66,6 +66,7 @@ class JobRow(Base):
         Index("ix_jobs_lease", "status", "lease_until"),
         Index("ix_jobs_woken", "status", "woken_at"),
         Index("ix_jobs_page", "created_at", "id"),
+        Index("ix_jobs_inbox", "inbox", "created_at", "id"),
         Index("ix_jobs_object", "bucket", "key"),
     )
 
@@ -77,6 +78,8 @@ class JobRow(Base):
     sequencer: Mapped[str] = mapped_column(String(255), default="")
     size: Mapped[int] = mapped_column(BigInteger, default=0)
     origin: Mapped[str] = mapped_column(String(32))
+    inbox: Mapped[str] = mapped_column(String(64), default="default", server_default="default")
+    """Which inbox it came through: whose settings apply, and who may see it."""
     queue: Mapped[str] = mapped_column(String(16))
 
     status: Mapped[str] = mapped_column(String(16))
@@ -164,6 +167,8 @@ class EndpointRow(Base):
     description: Mapped[str] = mapped_column(Text, default="")
     events: Mapped[list[str]] = mapped_column(JSON, default=list)
     """Event types it wants; empty: all."""
+    inbox: Mapped[str | None] = mapped_column(String(64))
+    """Only events of this inbox's jobs; None: of all, and those that are of no job."""
     secret: Mapped[str] = mapped_column(Text)
     previous_secret: Mapped[str | None] = mapped_column(Text)
     previous_until: Mapped[float | None]

@@ -15,6 +15,10 @@ from sqlalchemy import inspect
 
 import migrations
 from pipeline.database import Base, Database
+from pipeline.tables import access, inboxes
+
+DECLARED = (access, inboxes)
+"""Importing them declares their tables."""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

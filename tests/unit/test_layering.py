@@ -13,8 +13,35 @@ FLOORS = ("pipeline", "workers", "webhooks")
 
 LAYERS = (
     {"settings", "jobs", "batching"},
-    {"storage", "database", "events", "formats", "png", "images", "card"},
-    {"identity", "changes", "outbox", "ledger", "inquiry", "results", "registry", "solutions", "facenets", "extraction", "rendering"},
+    {
+        "storage",
+        "database",
+        "events",
+        "formats",
+        "png",
+        "images",
+        "card",
+        "access",
+        "tables",
+        "tables.access",
+        "tables.inboxes",
+        "tables.training",
+        "tables.learning",
+    },
+    {
+        "identity",
+        "audit",
+        "changes",
+        "outbox",
+        "ledger",
+        "inquiry",
+        "results",
+        "registry",
+        "solutions",
+        "facenets",
+        "extraction",
+        "rendering",
+    },
     {"classification"},
 )
 """The rooms of `pipeline` from the ground up. A room uses those below it and its neighbours; the ground uses nothing."""
