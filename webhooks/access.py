@@ -7,15 +7,19 @@ import hmac
 import secrets
 from urllib.parse import urlsplit
 
-from flask import Flask, Response, redirect, request, session, url_for
+from flask import Flask, Response, g, redirect, request, session, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
+from pipeline.access import Principal, Role
+from webhooks import roles
 from webhooks.context import here
 from webhooks.problems import MACHINES, Problem
 
 SAFE = ("GET", "HEAD", "OPTIONS")
-PUBLIC = ("health.alive", "health.ready", "dashboard.login", "dashboard.log_in", "static", "dashboard.static", "docs.asset")
-"""Endpoints that ask for no key. Upload notifications have a token of their own (see inbound)."""
+ANYBODY = Principal("anonymous", Role.ADMIN)
+"""Whoever asks a server that has no key: it listens on this machine only."""
+BOOTSTRAP = Principal("key:bootstrap", Role.ADMIN)
+"""Whoever has the key of the settings."""
 POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",
@@ -53,20 +57,46 @@ def same(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(), other.encode())
 
 
+def principal() -> Principal:
+    """Who asks, and what they may. Within a request to a route that is not open to everyone; raises Problem 401 elsewhere."""
+    found: Principal | None = g.get("principal")
+    if found is None:
+        raise Problem(401, "Nobody has said who they are.", {"WWW-Authenticate": "Bearer"})
+    return found
+
+
 def _guard() -> AnyResponse | None:
-    if request.blueprint == "inbound":
+    if request.endpoint in roles.OWN_TOKEN:
         return None
     if request.method not in SAFE:
         _refuse_other_sites()
-    key = here().settings.api_key
-    if key is not None and request.endpoint not in PUBLIC and not _knows(key.get_secret_value()):
-        if request.path.startswith(MACHINES) or request.method not in SAFE or request.headers.get("X-Fragment"):
-            said = "The API key is wrong." if bearer() else "This server asks for its API key: send it as `Authorization: Bearer …`."
-            raise Problem(401, said, {"WWW-Authenticate": "Bearer"})
-        return redirect(url_for("dashboard.login", next=request.full_path.rstrip("?")))
+    if request.endpoint not in roles.OPEN:
+        g.principal = _known()
+        if g.principal is None:
+            if request.path.startswith(MACHINES) or request.method not in SAFE or request.headers.get("X-Fragment"):
+                said = "The API key is wrong." if bearer() else "This server asks for its API key: send it as `Authorization: Bearer …`."
+                raise Problem(401, said, {"WWW-Authenticate": "Bearer"})
+            return redirect(url_for("dashboard.login", next=request.full_path.rstrip("?")))
+        if request.endpoint is not None:
+            _permit(g.principal, request.endpoint)
     if request.blueprint == "dashboard" and request.method not in SAFE and not _has_csrf_token():
         raise Problem(403, "The form was too old or not ours: reload the page and try again.")
     return None
+
+
+def _known() -> Principal | None:
+    key = here().settings.api_key
+    if key is None:
+        return ANYBODY
+    return BOOTSTRAP if _knows(key.get_secret_value()) else None
+
+
+def _permit(who: Principal, endpoint: str) -> None:
+    role = roles.needed(endpoint)
+    if not who.role.includes(role):
+        raise Problem(403, f"That takes the role {role.value}, and yours is {who.role.value}.")
+    if who.inboxes and endpoint not in roles.BY_INBOX:
+        raise Problem(403, "That concerns the whole server, and you are bound to some of its inboxes.")
 
 
 def _refuse_other_sites() -> None:

@@ -1,4 +1,7 @@
-"""Which role each route asks for. A route that is not named here asks for the most: a test holds that all are named."""
+"""Which role each route asks for, and which routes are for those who may see some inboxes only.
+
+A route that is named nowhere here asks for the most, and lets nobody in who is bound to inboxes; a test holds that all are named.
+"""
 
 from __future__ import annotations
 
@@ -7,5 +10,78 @@ from pipeline.access import Role
 OPEN = frozenset({"health.alive", "health.ready", "dashboard.login", "dashboard.log_in", "static", "dashboard.static", "docs.asset"})
 """Routes that ask for nobody."""
 
-NEEDS: dict[str, Role] = {}
+OWN_TOKEN = frozenset({"inbound.minio", "inbound.seaweedfs"})
+"""Routes that object stores call, with a token of their own (see inbound)."""
+
+NEEDS: dict[str, Role] = {
+    # looking
+    "dashboard.index": Role.VIEWER,
+    "dashboard.jobs_fragment": Role.VIEWER,
+    "dashboard.job": Role.VIEWER,
+    "dashboard.job_fragment": Role.VIEWER,
+    "dashboard.model_list": Role.VIEWER,
+    "dashboard.log_out": Role.VIEWER,
+    "docs.page": Role.VIEWER,
+    "docs.description": Role.VIEWER,
+    "health.figures": Role.VIEWER,
+    "jobs.listing": Role.VIEWER,
+    "jobs.one": Role.VIEWER,
+    "jobs.annotated": Role.VIEWER,
+    "jobs.annotated_small": Role.VIEWER,
+    "jobs.source": Role.VIEWER,
+    "jobs.face": Role.VIEWER,
+    "jobs.result": Role.VIEWER,
+    "models.listing": Role.VIEWER,
+    "queues.listing": Role.VIEWER,
+    # putting images in
+    "dashboard.upload": Role.REVIEWER,
+    "jobs.create": Role.REVIEWER,
+    "predict.predict": Role.REVIEWER,
+    # acting
+    "dashboard.retry": Role.OPERATOR,
+    "dashboard.cancel": Role.OPERATOR,
+    "dashboard.promote": Role.OPERATOR,
+    "dashboard.roll_back": Role.OPERATOR,
+    "dashboard.endpoint_list": Role.OPERATOR,
+    "dashboard.add_endpoint": Role.OPERATOR,
+    "dashboard.endpoint": Role.OPERATOR,
+    "dashboard.test_endpoint": Role.OPERATOR,
+    "dashboard.rotate_endpoint": Role.OPERATOR,
+    "dashboard.switch_endpoint": Role.OPERATOR,
+    "dashboard.remove_endpoint": Role.OPERATOR,
+    "dashboard.redeliver": Role.OPERATOR,
+    "deliveries.listing": Role.OPERATOR,
+    "deliveries.one": Role.OPERATOR,
+    "deliveries.redeliver": Role.OPERATOR,
+    "endpoints.create": Role.OPERATOR,
+    "endpoints.listing": Role.OPERATOR,
+    "endpoints.one": Role.OPERATOR,
+    "endpoints.remove": Role.OPERATOR,
+    "endpoints.disable": Role.OPERATOR,
+    "endpoints.enable": Role.OPERATOR,
+    "endpoints.replay": Role.OPERATOR,
+    "endpoints.rotate": Role.OPERATOR,
+    "endpoints.test": Role.OPERATOR,
+    "jobs.retry": Role.OPERATOR,
+    "jobs.cancel": Role.OPERATOR,
+    "models.promote": Role.OPERATOR,
+    "models.rollback": Role.OPERATOR,
+    "queues.pause": Role.OPERATOR,
+    "queues.resume": Role.OPERATOR,
+}
 """By Flask's name of the route (`blueprint.function`)."""
+
+BY_INBOX = frozenset(
+    {
+        "dashboard.log_out",
+        "docs.page",
+        "docs.description",
+    }
+)
+"""Routes that show and touch only what belongs to the caller's inboxes, or nobody's data at all. Whoever is bound to
+inboxes may use these and no others: add a route here only when every query in it takes `principal().inboxes`."""
+
+
+def needed(endpoint: str) -> Role:
+    """The role that a route asks for."""
+    return NEEDS.get(endpoint, Role.ADMIN)

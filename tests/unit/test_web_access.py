@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from werkzeug.routing import Rule
 
 from tests.fixtures.web import Web
+from webhooks import roles
 
 KEY = "the-api-key-of-these-tests"
 BEARER = {"Authorization": f"Bearer {KEY}"}
@@ -45,6 +46,15 @@ def test_every_route_but_health_and_login_wants_the_key(locked: Web) -> None:
         wrong = locked.client.open(path_of(rule), method=method, headers={"Authorization": "Bearer wrong"})
         assert wrong.status_code in (401, 302), f"{method} {rule.rule}"
     assert seen > 40
+
+
+def test_every_route_says_which_role_it_asks_for(web: Web) -> None:
+    there = {rule.endpoint for rule in web.app.url_map.iter_rules()}
+    named = roles.OPEN | roles.OWN_TOKEN | set(roles.NEEDS)
+    assert not there - named, "webhooks/roles.py does not name these"
+    assert not named - there - {"static"}, "webhooks/roles.py names routes that are gone"
+    assert set(roles.NEEDS) >= roles.BY_INBOX
+    assert not (roles.OPEN | roles.OWN_TOKEN) & set(roles.NEEDS)
 
 
 def test_the_key_opens_the_api(locked: Web) -> None:
