@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("pipeline", "workers", "webhooks")
 
 LAYERS = (
-    {"settings", "jobs", "batching"},
+    {"settings", "jobs", "batching", "faults"},
     {
         "storage",
         "database",
@@ -43,6 +43,8 @@ LAYERS = (
         "rendering",
     },
     {"classification"},
+    {"collections"},
+    {"gate"},
 )
 """The rooms of `pipeline` from the ground up. A room uses those below it and its neighbours; the ground uses nothing."""
 
