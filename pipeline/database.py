@@ -32,6 +32,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.sql.expression import FunctionElement
 
+from pipeline import faults
+
 
 class now(FunctionElement[float]):
     """The database's clock, in seconds since the epoch; moves on within a transaction."""
@@ -168,11 +170,13 @@ class EndpointRow(Base):
     events: Mapped[list[str]] = mapped_column(JSON, default=list)
     """Event types it wants; empty: all."""
     inbox: Mapped[str | None] = mapped_column(String(64))
-    """Only events of this inbox's jobs; None: of all, and those that are of no job."""
+    """Only events of this inbox; None: of all, and those that are of none."""
     secret: Mapped[str] = mapped_column(Text)
     previous_secret: Mapped[str | None] = mapped_column(Text)
     previous_until: Mapped[float | None]
     failing_since: Mapped[float | None]
+    throttled_until: Mapped[float | None]
+    """The receiver asked to be left alone until then: nothing is sent to it, whatever is due."""
     disabled_at: Mapped[float | None]
     disabled_reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[float]
@@ -189,6 +193,8 @@ class EventRow(Base):
     subject: Mapped[str] = mapped_column(String(64))
     """The id of the job (or training, or model) it is about."""
     sequence: Mapped[int]
+    inbox: Mapped[str | None] = mapped_column(String(64))
+    """The inbox that it is about; None: it is about the whole product, such as a promotion."""
     payload: Mapped[dict[str, Any]]
     created_at: Mapped[float]
 
@@ -199,7 +205,9 @@ class DeliveryRow(Base):
     __tablename__ = "deliveries"
     __table_args__ = (
         UniqueConstraint("event_id", "endpoint_id", name="uq_deliveries_event_endpoint"),
-        Index("ix_deliveries_due", "status", "next_attempt_at"),
+        Index("ix_deliveries_due", "endpoint_id", "status", "next_attempt_at"),
+        Index("ix_deliveries_lease", "status", "lease_until"),
+        Index("ix_deliveries_log", "endpoint_id", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -227,7 +235,12 @@ class DeliveryAttemptRow(Base):
     status_code: Mapped[int | None]
     error: Mapped[str | None] = mapped_column(Text)
     duration_ms: Mapped[float]
+    request_headers: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """As sent, the signature included; None: nothing was sent."""
+    response_headers: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """The first of those that came back, long ones cut; None: nothing came."""
     response: Mapped[str | None] = mapped_column(Text)
+    """The beginning of the answer's body."""
 
 
 class ModelRow(Base):
@@ -286,6 +299,8 @@ class Database:
             if self.engine.dialect.name == "sqlite":
                 session.connection(execution_options={"unmask_immediate": True})
             yield session
+            faults.point("commit")
+        faults.point("committed")
 
     def dispose(self) -> None:
         """Close the pool."""

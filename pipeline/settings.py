@@ -41,6 +41,10 @@ class Settings(BaseModel):
     s3_secret_key: SecretStr | None = None
     inbox_bucket: str = "inbox"
     inbox_prefix: str = ""
+    sqs_url: str = ""
+    """Queue (SQS) that tells of uploads into the inbox above. Empty: the store posts them, or the listing finds them."""
+    sqs_endpoint: str | None = None
+    """None: AWS itself. Keys and region are those of S3."""
     results_bucket: str = "results"
     results_prefix: str = ""
     models_bucket: str = "models"
@@ -99,6 +103,12 @@ class Settings(BaseModel):
     render_workers: int = Field(default=1, ge=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    # for tests of the product itself
+    faults: Path | None = None
+    """A folder of ordered faults (see `pipeline.faults`): never in production."""
+    faults_allowed: bool = False
+    """Without it `faults` is refused."""
+
     @field_validator("mesh_colour")
     @classmethod
     def _colour(cls, value: str) -> str:
@@ -131,6 +141,8 @@ class Settings(BaseModel):
     def _whole_credentials(self) -> Settings:
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
             raise ValueError("UNMASK_S3_ACCESS_KEY and UNMASK_S3_SECRET_KEY go together: set both or neither")
+        if self.faults is not None and not self.faults_allowed:
+            raise ValueError("UNMASK_FAULTS lets the product fail on purpose: it is refused unless UNMASK_FAULTS_ALLOWED is true")
         if self.inbox_bucket == self.results_bucket and not self.results_prefix:
             raise ValueError("UNMASK_RESULTS_BUCKET must differ from UNMASK_INBOX_BUCKET unless UNMASK_RESULTS_PREFIX is set")
         return self

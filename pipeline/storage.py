@@ -12,6 +12,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError, ReadTimeoutError
 
+from pipeline import faults
 from pipeline.settings import Settings
 
 _GONE = frozenset({"NoSuchKey", "NoSuchVersion", "PreconditionFailed", "MethodNotAllowed", "404", "412", "405"})
@@ -103,8 +104,10 @@ class Storage:
 
     def put(self, bucket: str, key: str, data: bytes, content_type: str) -> None:
         """Write one object, replacing what was there. Raises StorageError."""
+        faults.point("put", key)
         with _translated(f"{bucket}/{key}"):
             self.client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
+        faults.point("put.done", key)
 
     def delete(self, bucket: str, key: str) -> None:
         """Delete one object; that it was not there is no error. Raises StorageError."""

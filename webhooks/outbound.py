@@ -22,6 +22,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
+from pipeline import faults
 from pipeline.database import Database, DeliveryAttemptRow, DeliveryRow, EndpointRow, EventRow, now
 from pipeline.settings import Settings
 from webhooks.secretbox import SecretError, unseal
@@ -200,7 +201,9 @@ def _attempt(db: Database, settings: Settings, claim: Claim) -> Answer:
     else:
         try:
             receiver = Receiver(endpoint.url, _secrets(settings, endpoint, at), settings.webhook_allow_private)
+            faults.point("deliver", endpoint.url)
             answer = send(receiver, event_id, body_of(payload, settings.url))
+            faults.point("delivered", endpoint.url)
         except SecretError as error:
             answer = Answer(None, str(error), 0.0)
     record(db, claim, answer)

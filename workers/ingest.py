@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline import inquiry, ledger
+from pipeline import faults, inquiry, ledger
 from pipeline.database import Database
 from pipeline.events import admissible
 from pipeline.jobs import Queue, Upload
@@ -34,6 +34,7 @@ def take(db: Database, settings: Settings, upload: Upload, *, queue: Queue = Que
         log.info("%s/%s is left alone: %s", upload.bucket, upload.key, why)
         return None
     accepted = ledger.accept(db, upload, queue=queue)
+    faults.point("accepted", upload.key)
     if accepted.created and not wake(accepted.job_id, queue=queue):
         ledger.unwoken(db, [accepted.job_id])
     return accepted

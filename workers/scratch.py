@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline import faults
 from pipeline.jobs import Upload
 from pipeline.settings import Settings
 from pipeline.storage import storage
@@ -22,9 +23,11 @@ def source(settings: Settings, job_id: str, upload: Upload) -> bytes:
     path = settings.scratch_dir / job_id
     with suppress(FileNotFoundError):
         return path.read_bytes()
+    faults.point("fetch", upload.key)
     data = storage(settings).fetch(
         upload.bucket, upload.key, version_id=upload.version_id, etag=upload.etag, max_bytes=settings.max_image_bytes
     )
+    faults.point("fetched", upload.key)
     with suppress(OSError):  # a full disk costs a second download, not the job
         settings.scratch_dir.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(f".{os.getpid()}")

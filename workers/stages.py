@@ -19,7 +19,7 @@ import numpy as np
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.signals import worker_process_init, worker_ready
 
-from pipeline import extraction, images, ledger, rendering, results
+from pipeline import extraction, faults, images, ledger, rendering, results
 from pipeline.card import ModelError
 from pipeline.database import Database, database
 from pipeline.images import ImageRefused, Limits
@@ -73,7 +73,9 @@ def render(job_id: str) -> None:
 def _extract(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> bool:
     began = time.monotonic()
     data = scratch.source(chosen, claim.job_id, claim.upload)
+    faults.point("decode", claim.upload.key)
     picture = images.read(data, Limits.of(chosen))
+    faults.point("decoded", claim.upload.key)
     lease.check()
     card = champion(chosen).card()
     faces = extraction.extract(
@@ -84,6 +86,7 @@ def _extract(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> bool
         min_face_px=chosen.min_face_px,
         min_blur=chosen.min_blur,
     )
+    faults.point("detected", claim.upload.key)
     took = _milliseconds(began)
     size = {"width": picture.width, "height": picture.height}
     return ledger.extracted(db, claim, sha256=picture.sha256, **size, faces=faces, milliseconds=took)
@@ -99,6 +102,7 @@ def _classify(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> boo
         if len(models) <= 1:
             break  # else the champion changed between two batches of the same picture
     judgements = [Judgement(face.index, score, verdict) for face, (score, verdict, _) in zip(faces, judged, strict=True)]
+    faults.point("classified", claim.upload.key)
     lease.check()
     return ledger.classified(db, claim, judgements, judged[0][2], _milliseconds(began))
 
@@ -111,6 +115,7 @@ def _render(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> bool:
         raise SourceGone(f"{job.bucket}/{job.key} was replaced before its result could be drawn.")
     boxes = [Box(face.x, face.y, face.w, face.h) for face in faces if face.verdict == Verdict.MANIPULATED.value]
     drawn = rendering.render(picture.pixels, boxes, rendering.MeshStyle.of(chosen))
+    faults.point("rendered", claim.upload.key)
     annotated = images.encode_png(drawn, chosen.png_level)
     annotated_key, result_key = (name(chosen, job.key, job.id) for name in (results.annotated_key, results.result_key))
     lease.check()
@@ -136,6 +141,7 @@ def _perform(job_id: str, stage: Stage, work: Work) -> None:
             return
         log.info("job %s is not to be had for %s", job_id, stage.value)
         raise Ignore
+    faults.point(f"{stage.value}.claimed", claim.upload.key)
     began = time.monotonic()
     try:
         with Lease(db, claim, chosen.lease_s) as lease:
@@ -148,6 +154,7 @@ def _perform(job_id: str, stage: Stage, work: Work) -> None:
     if not held:
         log.info("job %s was taken away during %s", job_id, stage.value)
         raise Ignore
+    faults.point(f"{stage.value}.committed", claim.upload.key)
     log.info("job %s: %s is done, %.0f ms after it was begun", job_id, stage.value, _milliseconds(began))
     if stage is Stage.RENDER:
         _over(chosen, job_id)
