@@ -30,6 +30,7 @@ LAYERS = (
     },
     {
         "identity",
+        "inboxes",
         "audit",
         "changes",
         "outbox",
