@@ -35,6 +35,8 @@ LAYERS = (
         "changes",
         "outbox",
         "ledger",
+        "cards",
+        "gaudi",
         "inquiry",
         "results",
         "registry",
