@@ -103,6 +103,20 @@ class Settings(BaseModel):
     render_workers: int = Field(default=1, ge=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    # training
+    train_device: Literal["cpu", "gpu", "hpu"] = "cpu"
+    """What a train worker trains on. It never takes another device because this one is missing."""
+    train_cards: str = ""
+    """The cards of a train worker, by module id, such as 0,1. Empty: all Gaudi cards of the machine; on cpu and gpu one process, 0."""
+    train_launcher: Literal["horovod", "strategy"] = "horovod"
+    """How several Gaudi cards train together: mpirun and Horovod, or HPUStrategy."""
+    train_bf16: Literal["auto", "off", "policy", "conversion"] = "auto"
+    """Training in bfloat16: by Keras' policy, or by the Gaudi bridge's conversion of the graph. `auto`: conversion on hpu, else off."""
+    train_machine: str = ""
+    """Name under which this machine's cards are leased. Empty: its host name. Containers with names of their own must agree on one."""
+    device_root: Path = Path("/")
+    """Where `dev` and `sys` of the machine are, for containers that see them elsewhere."""
+
     # for tests of the product itself
     faults: Path | None = None
     """A folder of ordered faults (see `pipeline.faults`): never in production."""
@@ -161,6 +175,11 @@ class Settings(BaseModel):
     def scratch_dir(self) -> Path:
         """Working copies of sources between stages; anything in it may vanish at any time."""
         return self.data_dir / "scratch"
+
+    @property
+    def cards_dir(self) -> Path:
+        """Lock files of the cards; the train workers of a machine share it."""
+        return self.data_dir / "cards"
 
     @property
     def model_cache_dir(self) -> Path:
