@@ -7,9 +7,9 @@ from sqlalchemy import Connection, text
 
 from pipeline.database import Base, Database
 from pipeline.settings import settings
-from pipeline.tables import access, inboxes
+from pipeline.tables import access, inboxes, learning, training
 
-DECLARED = (access, inboxes)
+DECLARED = (access, inboxes, learning, training)
 """Importing them declares the tables that database.py does not."""
 
 ADVISORY_LOCK = 0x756E6D61736B  # "unmask"

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pipeline.tables import access, inboxes
+from pipeline.tables import access, inboxes, learning, training
 
-__all__ = ["access", "inboxes"]
+__all__ = ["access", "inboxes", "learning", "training"]

@@ -15,9 +15,9 @@ from sqlalchemy import inspect
 
 import migrations
 from pipeline.database import Base, Database
-from pipeline.tables import access, inboxes
+from pipeline.tables import access, inboxes, learning, training
 
-DECLARED = (access, inboxes)
+DECLARED = (access, inboxes, learning, training)
 """Importing them declares their tables."""
 
 
