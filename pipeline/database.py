@@ -252,6 +252,8 @@ class ModelRow(Base):
     version: Mapped[str] = mapped_column(String(64), primary_key=True)
     files: Mapped[dict[str, Any]]
     card: Mapped[dict[str, Any]]
+    signature: Mapped[str | None] = mapped_column(Text)
+    """Over name, version and files, by this installation's key; a row without one is not used."""
     created_at: Mapped[float]
 
 
