@@ -7,7 +7,7 @@ LOCK_PROJECT := $(LOCK) --override docker/requirements/overrides.txt pyproject.t
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check lint types containers unit format evaluate train lock clean serve-environment dev-environment
+.PHONY: help demo up test check lint types containers unit format evaluate train lock clean serve-environment dev-environment sqs-environment
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  \033[36mmake %-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ demo: serve-environment ## judge the sample images on a stack of their own; resu
 up: serve-environment ## start the whole stack on this machine; Ctrl-C drains and stops it
 	@.venv/bin/unmask up $(ARGS)
 
-test: dev-environment ## run all tests (one file or name: make test ARGS="-k ledger")
+test: dev-environment sqs-environment ## run all tests (one file or name: make test ARGS="-k ledger")
 	@$(DEV)/python -m pytest $(ARGS)
 
 check: lint types containers unit ## run what must be green before a commit: lint, types, container files, layering and unit tests
@@ -54,10 +54,11 @@ lock: ## resolve all dependencies anew and write docker/requirements/
 	@$(BOOTSTRAP) $(LOCK_PROJECT) -o docker/requirements/image.txt
 	@$(BOOTSTRAP) $(LOCK_PROJECT) --extra embedded --extra demo -o docker/requirements/serve.txt
 	@$(BOOTSTRAP) $(LOCK_PROJECT) --extra embedded --extra demo --extra train --group dev -o docker/requirements/dev.txt
+	@$(BOOTSTRAP) $(LOCK) docker/requirements/sqs.in -o docker/requirements/sqs.txt
 
 clean: ## remove what make made here: environments, build/, demo-results/, caches (never unmask-data/)
 	@rm -rf .venv-tools build dist demo-results .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
-	@for made in .venv .venv-dev; do if [ -f $$made/unmask.stamp ]; then rm -rf $$made; fi; done
+	@for made in .venv .venv-dev .venv-sqs; do if [ -f $$made/unmask.stamp ]; then rm -rf $$made; fi; done
 	@find pipeline workers webhooks migrations tests docker -name __pycache__ -type d -prune -exec rm -rf {} +
 
 serve-environment:
@@ -65,3 +66,6 @@ serve-environment:
 
 dev-environment:
 	@$(BOOTSTRAP) dev
+
+sqs-environment:
+	@$(BOOTSTRAP) sqs

@@ -2,6 +2,7 @@
 
     python3 docker/bootstrap.py serve     .venv      what serving needs, with the embedded stack and the demo
     python3 docker/bootstrap.py dev       .venv-dev  the same, with training, tests and checks
+    python3 docker/bootstrap.py sqs       .venv-sqs  emulators of Amazon's services, for tests; nothing of the project
     python3 docker/bootstrap.py uv ...    run uv itself
 
 Standard library only, for any python3 from 3.8 on, with or without venv and pip. Packages come from the index that pip and uv
@@ -23,7 +24,9 @@ from typing import List
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "docker" / "requirements"
 TOOLS = ROOT / ".venv-tools"
-ENVIRONMENTS = {"serve": ROOT / ".venv", "dev": ROOT / ".venv-dev"}
+ENVIRONMENTS = {"serve": ROOT / ".venv", "dev": ROOT / ".venv-dev", "sqs": ROOT / ".venv-sqs"}
+WITHOUT_PROJECT = ("sqs",)
+"""What has only other people's programs in it."""
 PYTHON = "3.11"
 OLDEST_UV = (0, 8)
 
@@ -40,7 +43,7 @@ def main(arguments: List[str]) -> int:
         if arguments[:1] == ["uv"]:
             return subprocess.call([find_uv(), *arguments[1:]])
         if len(arguments) != 1 or arguments[0] not in ENVIRONMENTS:
-            raise BootstrapError("Say which environment: serve or dev.")
+            raise BootstrapError(f"Say which environment: {', '.join(ENVIRONMENTS)}.")
         check_platform()
         turn = os.open(str(LOCKS), os.O_RDONLY)
         try:
@@ -94,7 +97,9 @@ def install(name: str) -> None:
     environment, lock = ENVIRONMENTS[name], LOCKS / f"{name}.txt"
     stamp = environment / "unmask.stamp"
     python = environment / "bin" / "python"
-    described = [ROOT / "pyproject.toml", lock, LOCKS / "build.txt", Path(__file__)]
+    described = [lock, Path(__file__)]
+    if name not in WITHOUT_PROJECT:
+        described += [ROOT / "pyproject.toml", LOCKS / "build.txt"]
     wanted = f"{ROOT}\n{hashlib.sha256(b''.join(path.read_bytes() for path in described)).hexdigest()}\n"
     found = stamp.read_text() if stamp.exists() else None
     if found == wanted and _works([str(python), "--version"]):
@@ -113,6 +118,9 @@ def install(name: str) -> None:
     failed = f"{environment.name} could not be installed (uv says why above): check the connection, the disk and uv's settings."
     # Compiled now, on all cores, and not by each of a dozen processes that start at once.
     _run([uv, "pip", "sync", "--python", str(python), "--require-hashes", "--compile-bytecode", str(lock)], failed)
+    if name in WITHOUT_PROJECT:
+        stamp.write_text(wanted)
+        return
     project = ["--no-deps", "--build-constraints", str(LOCKS / "build.txt"), "--editable", str(ROOT)]
     _run([uv, "pip", "install", "--quiet", "--python", str(python), *project], failed)
     stamp.write_text(wanted)

@@ -28,7 +28,7 @@ fi
 def checkout(tmp_path: Path) -> Path:
     """A checkout with the files that the bootstrap reads."""
     (tmp_path / "here" / "docker" / "requirements").mkdir(parents=True)
-    for name in ("serve.txt", "dev.txt", "build.txt", "uv.txt"):
+    for name in ("serve.txt", "dev.txt", "sqs.txt", "build.txt", "uv.txt"):
         (tmp_path / "here" / "docker" / "requirements" / name).write_text("")
     (tmp_path / "here" / "pyproject.toml").write_text("")
     (tmp_path / "here" / "docker" / "bootstrap.py").write_text(SOURCE.read_text())
@@ -72,6 +72,15 @@ def test_an_environment_is_made_once_and_brought_up_to_date_when_the_lock_change
     (checkout / "docker" / "requirements" / "serve.txt").write_text("flask==3\n")
     assert bootstrap(checkout).main(["serve"]) == 0
     assert asked() == ["pip sync", "pip install"]
+
+
+def test_the_emulators_environment_holds_nothing_of_the_project(checkout: Path, asked: Callable[[], list[str]]) -> None:
+    assert bootstrap(checkout).main(["sqs"]) == 0
+    assert asked() == ["venv", "pip sync"]
+
+    (checkout / "pyproject.toml").write_text("[project]\n")
+    assert bootstrap(checkout).main(["sqs"]) == 0
+    assert asked() == []
 
 
 def test_a_moved_checkout_gets_a_new_environment(checkout: Path, asked: Callable[[], list[str]]) -> None:
