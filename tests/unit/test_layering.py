@@ -34,6 +34,7 @@ LAYERS = (
         "audit",
         "changes",
         "outbox",
+        "payloads",
         "ledger",
         "cards",
         "gaudi",
