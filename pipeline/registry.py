@@ -1,7 +1,8 @@
 """Model versions: the card, the check before anything is opened, publishing, fetching, and which one is champion.
 
 A version is a folder `models/{name}/{version}/` in the models bucket and one row in the database. The row holds the
-sha256 of every file; no file is handed to any parser before it has been hashed and found to be that file.
+sha256 of every file, and a signature over them; no file is handed to any parser before the signature was checked, and the
+file was hashed and found to be that file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from pipeline import signing
 from pipeline.card import CARD, Card, ModelError, hashes, sha256, verify
 from pipeline.database import AliasRow, Database, ModelRow, now
 from pipeline.outbox import announce, next_sequence
@@ -32,10 +35,12 @@ __all__ = [
     "champion",
     "fetch",
     "install_starter",
+    "nominate",
     "promote",
     "publish",
     "rollback",
     "shipped",
+    "sign",
     "verify",
     "versions",
 ]
@@ -43,6 +48,7 @@ __all__ = [
 STARTER = Path(__file__).parent / "starter"
 """Versions that come with the product: `{name}/{version}/`."""
 CHAMPION = "champion"
+CANDIDATE = "candidate"
 MAX_FILE_BYTES = 1_000_000_000
 ABANDONED_S = 3600.0
 """A download that nobody finished for this long may be cleared away."""
@@ -50,11 +56,12 @@ ABANDONED_S = 3600.0
 
 @dataclass(frozen=True)
 class Version:
-    """A published version as the database knows it. `aliases`: `champion`, `candidate`."""
+    """A published version as the database knows it. `aliases`: `champion`, `candidate`. `signed`: whether it has a signature at all."""
 
     card: Card
     created_at: float
     aliases: tuple[str, ...]
+    signed: bool = True
 
 
 def publish(database: Database, storage: Storage, settings: Settings, folder: Path) -> Card:
@@ -79,8 +86,9 @@ def publish(database: Database, storage: Storage, settings: Settings, folder: Pa
         with database.write() as session:
             if session.get(ModelRow, (card.name, card.version)) is None:
                 at = session.execute(select(now())).scalar_one()
-                row = ModelRow(name=card.name, version=card.version, files=files, card=card.model_dump(mode="json"), created_at=at)
-                session.add(row)
+                signature = signing.sign(settings, card.name, card.version, files)
+                told = card.model_dump(mode="json")
+                session.add(ModelRow(name=card.name, version=card.version, files=files, card=told, signature=signature, created_at=at))
     except IntegrityError:  # another process published it at the same moment
         pass
     _must_agree(database, card, files)
@@ -114,16 +122,53 @@ def install_starter(database: Database, storage: Storage, settings: Settings) ->
 
     Raises ModelError if there is no champion and this installation ships no model.
     """
+    folders = shipped()
+    for folder in folders:
+        _sign_shipped(database, settings, folder)
     with database.read() as session:
         alias = session.get(AliasRow, CHAMPION)
         if alias is not None:
             return _row_card(session, alias.name, alias.version)
-    folders = shipped()
     if not folders:
         raise ModelError("This installation ships no model: publish one with `unmask models publish` and `unmask models promote` it.")
     starter = publish(database, storage, settings, folders[-1])
     _promote(database, starter.name, starter.version, replace=False)
     return card(database, *champion(database))
+
+
+def sign(database: Database, storage: Storage, settings: Settings, name: str, version: str) -> None:
+    """Sign a published version anew, after every file in the bucket was found to be what the registry says.
+
+    For rows that have no signature, or one of another key. Raises ModelError for an unknown version or altered files.
+    """
+    with database.read() as session:
+        files = hashes(_row(session, name, version).files)
+    for file, expected in files.items():
+        try:
+            data = storage.fetch(settings.models_bucket, _key(name, version, file), max_bytes=MAX_FILE_BYTES)
+        except StorageError as error:
+            raise ModelError(f"The model {name} {version} cannot be fetched: {error}", permanent=error.permanent) from error
+        if hashlib.sha256(data).hexdigest() != expected:
+            raise ModelError(f"The file {file} of {name} {version} is not what was published: it is not signed.")
+    _set_signature(database, settings, name, version, files)
+
+
+def _sign_shipped(database: Database, settings: Settings, folder: Path) -> None:
+    # An installation older than signatures has the row of the version that comes with the product, and the folder to prove it.
+    name, version = folder.parent.name, folder.name
+    with database.read() as session:
+        row = session.get(ModelRow, (name, version))
+        if row is None or row.signature:
+            return
+        files = hashes(row.files)
+    with suppress(ModelError):
+        verify(folder, files)
+        _set_signature(database, settings, name, version, files)
+
+
+def _set_signature(database: Database, settings: Settings, name: str, version: str, files: Mapping[str, str]) -> None:
+    with database.write() as session:
+        _row(session, name, version).signature = signing.sign(settings, name, version, files)
 
 
 def shipped() -> list[Path]:
@@ -153,29 +198,47 @@ def versions(database: Database) -> list[Version]:
         for alias in session.scalars(select(AliasRow).order_by(AliasRow.alias)):
             aliases.setdefault((alias.name, alias.version), []).append(alias.alias)
         rows = session.scalars(select(ModelRow).order_by(ModelRow.created_at.desc(), ModelRow.name, ModelRow.version)).all()
-        return [Version(Card.model_validate(row.card), row.created_at, tuple(aliases.get((row.name, row.version), ()))) for row in rows]
+        found = []
+        for row in rows:
+            known = tuple(aliases.get((row.name, row.version), ()))
+            found.append(Version(Card.model_validate(row.card), row.created_at, known, bool(row.signature)))
+        return found
 
 
-def promote(database: Database, name: str, version: str) -> None:
+def nominate(database: Database, name: str, version: str) -> None:
+    """Make a published version the candidate, in place of another. Raises ModelError for an unknown one."""
+    with database.write() as session:
+        _row(session, name, version)
+        at = session.execute(select(now())).scalar_one()
+        session.merge(AliasRow(alias=CANDIDATE, name=name, version=version, changed_at=at))
+
+
+def promote(database: Database, name: str, version: str, *, over: tuple[str, str] | None = None) -> None:
     """Make a published version the champion and announce `model.promoted`; nothing happens if it is that already.
 
-    Raises ModelError for an unknown version.
+    `over`: only if this one is still the champion. Raises ModelError for an unknown version, and, not permanent, where
+    another than `over` is champion by now.
     """
-    _promote(database, name, version, replace=True)
+    _promote(database, name, version, replace=True, over=over)
 
 
-def _promote(database: Database, name: str, version: str, *, replace: bool) -> None:
+def _promote(database: Database, name: str, version: str, *, replace: bool, over: tuple[str, str] | None = None) -> None:
     try:
-        _try_promote(database, name, version, replace=replace)
+        _try_promote(database, name, version, replace=replace, over=over)
     except IntegrityError:  # two first promotions at the same moment: now there is a champion whose row can be locked
-        _try_promote(database, name, version, replace=replace)
+        _try_promote(database, name, version, replace=replace, over=over)
 
 
-def _try_promote(database: Database, name: str, version: str, *, replace: bool) -> None:
+def _try_promote(database: Database, name: str, version: str, *, replace: bool, over: tuple[str, str] | None) -> None:
     with database.write() as session:
         _row_card(session, name, version)
         alias = session.get(AliasRow, CHAMPION, with_for_update=True)
+        if over is not None and (alias is None or (alias.name, alias.version) not in (over, (name, version))):
+            raise ModelError(f"{over[0]} {over[1]}, which {name} {version} was compared with, is no longer champion.", permanent=False)
         at = session.execute(select(now())).scalar_one()
+        nominee = session.get(AliasRow, CANDIDATE)
+        if nominee is not None and replace and (nominee.name, nominee.version) == (name, version):
+            session.delete(nominee)
         if alias is None:
             session.add(AliasRow(alias=CHAMPION, name=name, version=version, changed_at=at))
             session.flush()
@@ -225,13 +288,15 @@ def _row_card(session: Session, name: str, version: str) -> Card:
 
 
 def fetch(database: Database, storage: Storage, settings: Settings, name: str, version: str) -> Path:
-    """A local folder that holds the version, every file verified against the registry.
+    """A local folder that holds the version, its signature checked and every file verified against the registry.
 
     A version in the cache is verified again and used; otherwise it is downloaded beside its place, verified there, and
     moved into place whole. Raises ModelError if that fails; whatever else is in the cache stays as it was.
     """
     with database.read() as session:
-        files = hashes(_row(session, name, version).files)
+        row = _row(session, name, version)
+        files, signature = hashes(row.files), row.signature
+    signing.check(settings, name, version, files, signature)
     place = settings.model_cache_dir / name / version
     if _good(place, files):
         return place
