@@ -6,13 +6,16 @@ overwritten one an `update`; so is a change of tags, which is told apart by its 
 whole seconds, each chunk's `modified_ts_ns` is exact. A versioned object is the entry
 `{key}.versions/v_{version id}`. Multipart parts live under `/.uploads/` and are not objects yet.
 
-S3 event records (AWS, MinIO): form-encoded keys, several records to a message, a `sequencer` that orders one key.
+S3 event records (AWS, MinIO): form-encoded keys, several records to a message, a `sequencer` that orders one key. They
+come as they are, or as the text inside an SNS notification. EventBridge writes of one object each, in a shape of its own,
+and with the key as it is.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -84,7 +87,39 @@ def _text(encoded: str | None) -> str:
     return base64.b64decode(encoded).decode() if encoded else ""
 
 
-def from_s3_records(body: Mapping[str, Any]) -> list[Upload]:
+def from_queue(text: str | bytes) -> list[Upload]:
+    """The uploads in a message of a queue (SQS), whichever way S3 put it there. Raises EventError."""
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise EventError("The message is not JSON.") from error
+    return from_s3(body)
+
+
+def from_s3(body: Any) -> list[Upload]:
+    """The uploads in a message of S3: its own records, those inside an SNS notification, or an event of EventBridge.
+
+    `s3:TestEvent`, what SNS says of its subscriptions, and everything that is no creation give none. Raises EventError.
+    """
+    if isinstance(body, Mapping):
+        if isinstance(body.get("Type"), str) and "TopicArn" in body:
+            return from_queue(str(body.get("Message"))) if body["Type"] == "Notification" else []
+        if "detail-type" in body:
+            return _from_eventbridge(body)
+    return from_s3_records(body)
+
+
+def _from_eventbridge(body: Mapping[str, Any]) -> list[Upload]:
+    if body.get("source") != "aws.s3" or body["detail-type"] != "Object Created":
+        return []
+    try:
+        about = body["detail"]["object"]
+        return [_upload(body["detail"]["bucket"]["name"], str(about["key"]), about, "sqs", str(body.get("time", "")))]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EventError("An EventBridge event of S3 is malformed: bucket name or object key is missing.") from error
+
+
+def from_s3_records(body: Any) -> list[Upload]:
     """The uploads in an S3 event message, of AWS (as found in SQS) or MinIO; `s3:TestEvent` and everything that is no
     creation give none. Raises EventError."""
     if not isinstance(body, Mapping):
@@ -104,21 +139,26 @@ def _from_record(record: Any) -> list[Upload]:
         if kind != "ObjectCreated" or how not in _CREATED:
             return []
         about = record["s3"]["object"]
-        version_id = str(about.get("versionId") or "")
-        return [
-            Upload(
-                bucket=str(record["s3"]["bucket"]["name"]),
-                key=unquote_plus(str(about["key"]), errors="strict"),
-                version_id="" if version_id == "null" else version_id,
-                etag=str(about.get("eTag") or "").strip('"'),
-                sequencer=str(about.get("sequencer") or ""),
-                size=int(about.get("size") or 0),
-                origin="minio" if str(record.get("eventSource", "")).startswith("minio") else "sqs",
-                modified=_seconds(str(record.get("eventTime", ""))),
-            )
-        ]
+        key = unquote_plus(str(about["key"]), errors="strict")
+        origin = "minio" if str(record.get("eventSource", "")).startswith("minio") else "sqs"
+        return [_upload(record["s3"]["bucket"]["name"], key, about, origin, str(record.get("eventTime", "")))]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EventError("An S3 event record is malformed: eventName, bucket name or object key is missing or cannot be read.") from error
+
+
+def _upload(bucket: Any, key: str, about: Mapping[str, Any], origin: str, time: str) -> Upload:
+    """What S3 says of an object, in either shape: `eTag` and `versionId` in records, `etag` and `version-id` in EventBridge."""
+    version_id = str(about.get("versionId") or about.get("version-id") or "")
+    return Upload(
+        bucket=str(bucket),
+        key=key,
+        version_id="" if version_id == "null" else version_id,
+        etag=str(about.get("eTag") or about.get("etag") or "").strip('"'),
+        sequencer=str(about.get("sequencer") or ""),
+        size=int(about.get("size") or 0),
+        origin=origin,
+        modified=_seconds(time),
+    )
 
 
 def _seconds(iso: str) -> float:
