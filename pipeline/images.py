@@ -40,6 +40,8 @@ LARGEST_PROFILE = 4_000_000
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 _MIRRORED = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
 """`cv2.flip`'s code for an orientation: 1 left to right, 0 top to bottom, -1 both."""
+NO_MEMORY = -4
+"""OpenCV's code for it."""
 _PROFILES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
 
 
@@ -104,9 +106,15 @@ def read(data: bytes, limits: Limits) -> Picture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageRefused(f"The picture has more pixels than the {limits.pixels:,} that are accepted.") from error
+    except cv2.error as error:
+        if error.code == NO_MEMORY:
+            raise MemoryError from error
+        raise ImageRefused(f"The {format} file is damaged and cannot be decoded.") from error
     except UnidentifiedImageError as error:
         raise ImageRefused(f"The {format} file is damaged, or of a kind that is not read here.") from error
     except Exception as error:  # decoders raise nearly everything on damaged input
+        if "out of memory" in str(error):  # Pillow's decoders say so by OSError
+            raise MemoryError from error
         what = "ends too early" if "truncated" in str(error).lower() else "is damaged"
         raise ImageRefused(f"The {format} file {what} and cannot be decoded.") from error
     return Picture(pixels, format, hashlib.sha256(data).hexdigest(), frames)

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 
 PREFIX = "UNMASK_"
 
@@ -57,7 +57,16 @@ class Settings(BaseModel):
     secret_key: SecretStr | None = None
     """Signs dashboard cookies and encrypts webhook secrets at rest; at least 32 characters. The embedded stack makes its own."""
     api_key: SecretStr | None = None
-    """When set, every route but the health checks asks for `Authorization: Bearer …`."""
+    """The first key: an administrator's, whatever keys and users there are besides. With it, or with any key or user, nobody
+    comes in unknown; without, a server of this machine only is open."""
+    trusted_hosts: str = ""
+    """Names this server answers to, separated by commas, beside its own. Empty: on loopback its own only, elsewhere any."""
+    proxies: int = Field(default=0, ge=0, le=5)
+    """How many proxies of yours stand before the server: so many `X-Forwarded-For`, `-Proto` and `-Host` are believed."""
+    rate_limit: str = "6000/minute"
+    """Requests of one key or user; empty: as many as they like. An open server counts nobody."""
+    login_limit: str = "10/minute"
+    """Tries to log in, from one address and for one name."""
     events_token: SecretStr | None = None
     """Bearer token that upload notifications must carry."""
     predict_wait_s: float = Field(default=20.0, ge=0, le=120)
@@ -88,7 +97,7 @@ class Settings(BaseModel):
     # the ledger
     lease_s: float = Field(default=15.0, ge=1)
     max_attempts: int = Field(default=3, ge=1)
-    wake_after_s: float = Field(default=30.0, ge=1)
+    wake_after_s: float = Field(default=10.0, ge=1)
     """A queued job nobody picked up for this long is woken again."""
     sweep_s: float = Field(default=5.0, ge=0.5)
     """How often expired leases are swept."""
@@ -96,6 +105,10 @@ class Settings(BaseModel):
     """How often the inbox is listed, to find uploads whose event was lost."""
     stage_limit_s: float = Field(default=60.0, ge=5)
     """Hard time limit of one stage of one image."""
+    decode_limit_s: float = Field(default=10.0, ge=1)
+    """How long decoding a file may take before its process is ended, which costs an attempt."""
+    decode_limit_bytes: int = Field(default=1_000_000_000, ge=1)
+    """How much memory decoding a file may take."""
 
     # processes
     extract_workers: int = Field(default=1, ge=1)
@@ -129,6 +142,13 @@ class Settings(BaseModel):
         if not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
             raise ValueError("must be a colour such as #19ff8c")
         return value.lower()
+
+    @field_validator("rate_limit", "login_limit")
+    @classmethod
+    def _rate(cls, value: str, info: ValidationInfo) -> str:
+        if not re.fullmatch(r"[1-9]\d{0,8}/(second|minute|hour|day)", value) and (value or info.field_name == "login_limit"):
+            raise ValueError("must be a rate such as 10/minute")
+        return value
 
     @field_validator("secret_key")
     @classmethod

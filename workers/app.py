@@ -86,6 +86,7 @@ def configure(chosen: Settings) -> None:
         worker_disable_prefetch=True,
         worker_soft_shutdown_timeout=SOFT_SHUTDOWN_S,
         worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_lost_wait=1.0,
         worker_proc_alive_timeout=60.0,
         worker_max_memory_per_child=2_000_000,
         worker_send_task_events=False,

@@ -22,7 +22,7 @@ from celery.signals import worker_process_init, worker_ready
 from pipeline import extraction, faults, images, ledger, rendering, results
 from pipeline.card import ModelError
 from pipeline.database import Database, database
-from pipeline.images import ImageRefused, Limits
+from pipeline.images import ImageRefused, Limits, Picture
 from pipeline.jobs import STAGES, Box, Judgement, Stage, Status, Verdict
 from pipeline.ledger import Claim
 from pipeline.settings import Settings, settings
@@ -30,6 +30,7 @@ from pipeline.storage import ObjectTooLarge, SourceGone, storage
 from workers import scratch
 from workers.app import app, deliver_soon
 from workers.champion import champion, judge
+from workers.confines import confined
 from workers.lease import Lease, LeaseLost
 from workers.queues import queues
 from workers.tether import tie
@@ -43,8 +44,10 @@ Work = Callable[[Database, Settings, Claim, Lease], bool]
 class _Stage(app.Task):  # type: ignore[name-defined, misc]
     """What the tasks of all stages have in common."""
 
+    Request = "workers.bereavement:Bereaved"
+    """Sees to it that a job whose process died goes on at once."""
     max_retries = 3
-    """After so many killed worker processes in a row the message is dropped; the ledger has the job."""
+    """Where the ledger could not be told, the message comes again, but after so many killed processes in a row no more."""
 
     @property
     def default_retry_delay(self) -> float:
@@ -73,9 +76,7 @@ def render(job_id: str) -> None:
 def _extract(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> bool:
     began = time.monotonic()
     data = scratch.source(chosen, claim.job_id, claim.upload)
-    faults.point("decode", claim.upload.key)
-    picture = images.read(data, Limits.of(chosen))
-    faults.point("decoded", claim.upload.key)
+    picture = _decoded(chosen, claim, data)
     lease.check()
     card = champion(chosen).card()
     faces = extraction.extract(
@@ -90,6 +91,14 @@ def _extract(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> bool
     took = _milliseconds(began)
     size = {"width": picture.width, "height": picture.height}
     return ledger.extracted(db, claim, sha256=picture.sha256, **size, faces=faces, milliseconds=took)
+
+
+def _decoded(chosen: Settings, claim: Claim, data: bytes) -> Picture:
+    with confined(chosen.decode_limit_s, chosen.decode_limit_bytes):
+        faults.point("decode", claim.upload.key)
+        picture = images.read(data, Limits.of(chosen))
+    faults.point("decoded", claim.upload.key)
+    return picture
 
 
 def _classify(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> bool:
@@ -110,7 +119,7 @@ def _classify(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> boo
 def _render(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> bool:
     began = time.monotonic()
     job, faces = results.judged(db, claim.job_id)
-    picture = images.read(scratch.source(chosen, claim.job_id, claim.upload), Limits.of(chosen))
+    picture = _decoded(chosen, claim, scratch.source(chosen, claim.job_id, claim.upload))
     if picture.sha256 != job.sha256:
         raise SourceGone(f"{job.bucket}/{job.key} was replaced before its result could be drawn.")
     boxes = [Box(face.x, face.y, face.w, face.h) for face in faces if face.verdict == Verdict.MANIPULATED.value]

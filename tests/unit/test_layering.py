@@ -33,6 +33,7 @@ LAYERS = (
         "inboxes",
         "audit",
         "changes",
+        "deaths",
         "outbox",
         "payloads",
         "ledger",

@@ -1,0 +1,49 @@
+"""Bounds around code that hostile bytes are let loose on: what they may cost is one attempt, not the worker.
+
+Decoding runs in a child of a prefork pool. Inside `confined` that process may not take much more memory than it has, and is
+ended by the kernel if it is not out again in time, even while it hangs in native code; a crash ends it as well. The worker
+starts another child, and `workers.bereavement` writes the attempt down.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_HOME = os.getpid()
+"""Imported before a pool forks, this is the worker's own process, which nothing here may end."""
+
+
+@contextmanager
+def confined(seconds: float, room: int) -> Iterator[None]:
+    """At most `seconds` of wall clock and `room` bytes more than now: MemoryError for the one, SIGALRM for the other.
+
+    Does nothing in a process that has not been forked for this work, and in threads: there it would hit others.
+    """
+    if os.getpid() == _HOME or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (_least(_taken() + room, *before), before[1]))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _taken() -> int:
+    """Bytes of writable memory this process has by now, as RLIMIT_DATA counts them."""
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    return pages * resource.getpagesize()
+
+
+def _least(*limits: int) -> int:
+    return min(limit for limit in limits if limit != resource.RLIM_INFINITY)
