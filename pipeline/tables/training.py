@@ -25,7 +25,8 @@ class TrainingRow(Base):
     """A folder, a manifest, or either of them as `s3://…`; empty: the default data set, which grows."""
     device: Mapped[str] = mapped_column(String(8))
     """`cpu gpu hpu`."""
-    cards: Mapped[int] = mapped_column(default=1)
+    cards: Mapped[str] = mapped_column(String(64), default="")
+    """The group that it runs or last ran on, such as `hpu 0,1`."""
     params: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     """Options of the trainer by name."""
     schedule: Mapped[str | None] = mapped_column(String(64))
@@ -102,7 +103,6 @@ class ScheduleRow(Base):
     timezone: Mapped[str] = mapped_column(String(64), default="UTC")
     dataset: Mapped[str] = mapped_column(Text, default="")
     device: Mapped[str] = mapped_column(String(8))
-    cards: Mapped[int] = mapped_column(default=1)
     params: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     missed: Mapped[str] = mapped_column(String(16), default="latest")
     """What becomes of slots that nobody was up for: `latest` (the last of them is run, late) or `skip`."""

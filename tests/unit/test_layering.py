@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("pipeline", "workers", "webhooks")
 
 LAYERS = (
-    {"settings", "jobs", "batching", "faults"},
+    {"settings", "jobs", "batching", "faults", "options"},
     {
         "storage",
         "database",
@@ -32,12 +32,18 @@ LAYERS = (
         "identity",
         "inboxes",
         "audit",
+        "keys",
+        "users",
+        "passes",
         "changes",
         "deaths",
         "outbox",
         "payloads",
         "ledger",
         "cards",
+        "trainings",
+        "classroom",
+        "schedules",
         "gaudi",
         "inquiry",
         "results",
