@@ -21,6 +21,9 @@ BACKOFF_S = (1.0, 5.0, 25.0, 125.0)
 together do not all come back together."""
 MAX_TRACEBACK = 20_000
 
+QUEUE_NAMES = (*Queue, *Stage, *(f"{kind.value}.{stage.value}" for kind in Queue for stage in Stage if kind is not Queue.BULK))
+"""What may be paused: a kind, and one kind's queue of one stage."""
+
 QUEUED: dict[str, Any] = {"status": Status.QUEUED.value, "lease_until": None, "worker": ""}
 """Column values of a job that nobody works on."""
 
@@ -73,7 +76,7 @@ def may_start() -> ColumnElement[bool]:
 
 def in_queue(name: Any) -> ColumnElement[bool]:
     """The job waits in the queue of that name: a kind (`bulk`), or one kind's queue of its stage (`interactive.extract`)."""
-    of_stage = case((JobRow.queue == Queue.INTERACTIVE.value, "interactive." + JobRow.stage), else_=JobRow.stage)
+    of_stage = case((JobRow.queue == Queue.BULK.value, JobRow.stage), else_=JobRow.queue + "." + JobRow.stage)
     return or_(JobRow.queue == name, of_stage == name)
 
 

@@ -55,10 +55,18 @@ STAGES: tuple[Stage, ...] = tuple(Stage)
 
 
 class Queue(str, Enum):
-    """How urgent a job is: somebody waits for it, or nobody does. Each stage has one queue of either kind."""
+    """How urgent a job is, the most urgent first: somebody waits for it; it is new; it is of old times. Each stage has one
+    queue of each kind."""
 
     INTERACTIVE = "interactive"
     BULK = "bulk"
+    BACKFILL = "backfill"
+
+    @property
+    def below(self) -> tuple[Queue, ...]:
+        """What is less urgent."""
+        every = tuple(Queue)
+        return every[every.index(self) + 1 :]
 
 
 class Verdict(str, Enum):

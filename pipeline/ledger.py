@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, defer
 
 from pipeline import identity, outbox
 from pipeline.changes import (
+    QUEUE_NAMES,
     QUEUED,
     ago,
     backoff_s,
@@ -73,21 +74,17 @@ class Claim:
     worker: str
     created_at: float
     timings_ms: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def wait_ms(self) -> float:
-        """Milliseconds from acceptance to the first claim."""
-        return self.timings_ms.get("wait", 0.0)
+    inbox: str = "default"
 
 
 # -- coming in
 
 
-def accept(db: Database, upload: Upload, *, queue: Queue = Queue.BULK) -> Accepted:
+def accept(db: Database, upload: Upload, *, queue: Queue = Queue.BULK, inbox: str = "default") -> Accepted:
     """Make the one job of an upload, or find it: however often, by whichever adapter, in whatever order it is told.
 
     `pipeline.identity` has the rule. An upload known already fills in what its job did not know of it (version, ETag,
-    sequencer), and turns a waiting bulk job into an interactive one if `queue` says that somebody waits.
+    sequencer), and puts a waiting job into `queue` if that is the more urgent. `inbox`: which one it came through.
     Wake the job right after: it counts as woken now, and is woken again only after `wake_after_s` (see `due`, `unwoken`).
 
     Raises LedgerError if a field cannot be stored: empty bucket or key, a NUL character, more characters than fit.
@@ -98,12 +95,12 @@ def accept(db: Database, upload: Upload, *, queue: Queue = Queue.BULK) -> Accept
         if (found := identity.find(upload, identity.known(session, upload))) is not None:
             if missing := identity.completed(upload, found):
                 session.execute(update(JobRow).where(JobRow.id == found.job_id).values(**missing))
-            if queue is Queue.INTERACTIVE:
-                waiting = JobRow.status.in_([Status.QUEUED.value, Status.RUNNING.value])
+            if less := [one.value for one in queue.below]:
+                waiting = and_(JobRow.status.in_([Status.QUEUED.value, Status.RUNNING.value]), JobRow.queue.in_(less))
                 session.execute(update(JobRow).where(JobRow.id == found.job_id, waiting).values(queue=queue.value))
             return Accepted(found.job_id, created=False)
         known = {name: value for name, value in asdict(upload).items() if name != "modified"}
-        waits = {"queue": queue.value, "status": Status.QUEUED.value, "stage": Stage.EXTRACT.value}
+        waits = {"queue": queue.value, "inbox": inbox, "status": Status.QUEUED.value, "stage": Stage.EXTRACT.value}
         job = JobRow(id=new_id(), **known, **waits, woken_at=now(), created_at=now())
         session.add(job)
         session.flush()
@@ -166,7 +163,7 @@ def claim(db: Database, job_id: str, stage: Stage, *, worker: str, lease_s: floa
         if first:
             outbox.announce_job(session, "job.started", claimed)
         upload = Upload(job.bucket, job.key, job.version_id, job.etag, job.sequencer, job.size, job.origin)
-        return Claim(job_id, stage, claimed.fence, claimed.attempts, upload, Queue(job.queue), claimed.worker, job.created_at, timings)
+        return Claim(job_id, stage, job.fence, job.attempts, upload, Queue(job.queue), job.worker, job.created_at, timings, job.inbox)
 
 
 def renew(db: Database, claim: Claim, lease_s: float) -> bool:
@@ -334,12 +331,13 @@ def sweep(db: Database, *, max_attempts: int, limit: int = 500) -> list[str]:
     return requeued
 
 
-def due(db: Database, *, wake_after_s: float, limit: int = 500) -> list[tuple[str, Stage, Queue]]:
+def due(db: Database, *, wake_after_s: float, limit: int = 500, queue: Queue | None = None) -> list[tuple[str, Stage, Queue]]:
     """Queued jobs whose message seems lost, or whose backoff has passed: at most `limit`, the longest unwoken first.
 
     They count as woken now: wake them, and where that fails call `unwoken`. Jobs of paused queues are left out.
     """
     late = and_(JobRow.status == Status.QUEUED.value, JobRow.woken_at < ago(wake_after_s), may_start(), not_(in_paused_queue()))
+    late = late if queue is None else and_(late, JobRow.queue == queue.value)
     with db.write() as session:
         # A CTE runs once; PostgreSQL may run a subquery for each row, its limit then limits nothing.
         ids = select(JobRow.id).where(late).order_by(JobRow.woken_at).limit(limit).with_for_update(skip_locked=True).cte("chosen")
@@ -361,11 +359,10 @@ def unwoken(db: Database, job_ids: list[str]) -> None:
 
 
 def pause(db: Database, queue: str) -> None:
-    """Let no more jobs of a queue start; those that run go on. `queue` is a kind (`bulk`, `interactive`: all its stages) or
+    """Let no more jobs of a queue start; those that run go on. `queue` is a kind (`bulk`, `backfill`: all its stages) or
     one queue of one stage (`extract`, `interactive.extract`). Raises LedgerError for any other name."""
-    names = [kind.value for kind in Queue] + [stage.value for stage in Stage] + [f"interactive.{stage.value}" for stage in Stage]
-    if queue not in names:
-        raise LedgerError(f"There is no queue {queue!r}: it is one of {', '.join(names)}.")
+    if queue not in QUEUE_NAMES:
+        raise LedgerError(f"There is no queue {queue!r}: it is one of {', '.join(QUEUE_NAMES)}.")
     with suppress(IntegrityError), db.write() as session:  # paused already: by now, or by somebody at this moment
         session.execute(insert(PauseRow).values(queue=queue, paused_at=now()))
 

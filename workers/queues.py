@@ -9,9 +9,9 @@ UPKEEP = "upkeep"
 
 def queue_of(stage: Stage, queue: Queue) -> str:
     """The queue of a stage: `extract`, `interactive.extract` and so on."""
-    return f"interactive.{stage.value}" if queue is Queue.INTERACTIVE else stage.value
+    return stage.value if queue is Queue.BULK else f"{queue.value}.{stage.value}"
 
 
-def queues(stage: Stage) -> tuple[str, str]:
-    """Both queues of a stage, the one that goes first in front: what its worker is to be started with."""
-    return queue_of(stage, Queue.INTERACTIVE), queue_of(stage, Queue.BULK)
+def queues(stage: Stage) -> tuple[str, ...]:
+    """The queues of a stage, the one that goes first in front: what its worker is to be started with."""
+    return tuple(queue_of(stage, queue) for queue in Queue)

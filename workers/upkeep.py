@@ -12,13 +12,13 @@ from typing import Any, cast
 
 from pipeline import inquiry, ledger
 from pipeline.database import Database, database
-from pipeline.jobs import STAGES
+from pipeline.jobs import STAGES, Queue
 from pipeline.settings import Settings, settings
 from pipeline.storage import StorageError, storage
 from webhooks import outbound
 from workers import ingest, scratch
 from workers.app import app, wake
-from workers.queues import queues
+from workers.queues import queue_of
 
 log = logging.getLogger(__name__)
 
@@ -46,26 +46,30 @@ def wake_waiting() -> int:
 def wake_due(db: Database, chosen: Settings) -> int:
     """Wake as many due jobs as there are queued jobs without a message, those known to have none first.
 
-    A long backlog is not a loss: as long as the broker holds a message for each queued job, nobody is woken twice.
+    A long backlog is not a loss: as long as the broker holds a message for each queued job, nobody is woken twice. Each
+    urgency is looked at by itself, so that a fresh upload whose message is lost does not wait behind a back-fill.
     """
-    queued = sum(inquiry.backlog(db).values())
-    if queued == 0:
+    backlog = inquiry.backlog(db)
+    if not backlog:
         return 0
-    missing = queued - _messages()
-    if missing <= 0:
-        return 0
-    due = ledger.due(db, wake_after_s=chosen.wake_after_s, limit=min(missing, WAKE_AT_MOST))
-    unsent = [job_id for job_id, stage, queue in due if not wake(job_id, stage, queue)]
-    if unsent:
-        ledger.unwoken(db, unsent)
-    return len(due) - len(unsent)
+    woken, held = 0, _messages()
+    for queue in Queue:
+        missing = sum(number for (_, kind), number in backlog.items() if kind is queue) - held[queue]
+        if missing <= 0:
+            continue
+        due = ledger.due(db, wake_after_s=chosen.wake_after_s, limit=min(missing, WAKE_AT_MOST), queue=queue)
+        unsent = [job_id for job_id, stage, kind in due if not wake(job_id, stage, kind)]
+        if unsent:
+            ledger.unwoken(db, unsent)
+        woken += len(due) - len(unsent)
+    return woken
 
 
-def _messages() -> int:
-    """How many wake-ups wait in the broker."""
+def _messages() -> dict[Queue, int]:
+    """How many wake-ups of each urgency wait in the broker."""
     with cast(Any, app.pool).acquire(block=True) as connection:
         client = connection.default_channel.client
-        return sum(int(client.llen(name)) for stage in STAGES for name in queues(stage))
+        return {queue: sum(int(client.llen(queue_of(stage, queue))) for stage in STAGES) for queue in Queue}
 
 
 _listing = Lock()

@@ -54,7 +54,7 @@ def test_everything_listens_on_this_machine_only(place: Place) -> None:
 def test_each_queue_has_its_worker(place: Place) -> None:
     chosen = programs.programs(place, Settings(), dict.fromkeys(programs.PORTS, 1))
     served = [program.command[program.command.index("-Q") + 1] for program in chosen if "-Q" in program.command]
-    assert served == ["interactive.extract,extract", "interactive.classify,classify", "interactive.render,render", "upkeep"]
+    assert served == [*(f"interactive.{stage},{stage},backfill.{stage}" for stage in ("extract", "classify", "render")), "upkeep"]
 
 
 def test_ports_are_kept_where_they_are_free() -> None:

@@ -148,6 +148,8 @@ def test_those_unwoken_longest_come_first_and_wakers_side_by_side_take_each_once
         ("interactive", {("interactive", "extract"), ("interactive", "render")}),
         ("extract", {("bulk", "extract")}),
         ("interactive.render", {("interactive", "render")}),
+        ("backfill", {("backfill", "extract"), ("backfill", "render")}),
+        ("backfill.extract", {("backfill", "extract")}),
         ("classify", set()),
     ],
 )

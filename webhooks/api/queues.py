@@ -14,7 +14,7 @@ blueprint = resource("queues", "One queue per stage and urgency")
 
 
 def _name(stage: Stage, queue: Queue) -> str:
-    return f"interactive.{stage.value}" if queue is Queue.INTERACTIVE else stage.value
+    return stage.value if queue is Queue.BULK else f"{queue.value}.{stage.value}"
 
 
 @blueprint.get("/queues", responses={200: Queues})

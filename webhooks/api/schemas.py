@@ -39,7 +39,7 @@ class ModelPath(BaseModel):
 
 
 class QueuePath(BaseModel):
-    name: str = Field(description="`bulk`, `interactive`, or one stage's queue such as `extract` or `interactive.extract`", max_length=64)
+    name: str = Field(description="`interactive`, `bulk`, `backfill`, or one stage's: `extract`, `interactive.extract`", max_length=64)
 
 
 class FileForm(BaseModel):
