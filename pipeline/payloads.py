@@ -136,14 +136,12 @@ DATA: dict[str, type[Data]] = {
 def schema(type: str) -> dict[str, Any]:
     """The JSON Schema (2020-12) of a whole event of that type. Raises KeyError for a type there is not."""
     data = DATA[type]
-    event = create_model(
-        type,
-        __config__=ConfigDict(extra="allow"),
-        type=(Literal[type], ...),
-        timestamp=(str, Field(description="When it happened, RFC 3339", json_schema_extra={"format": "date-time"})),
-        data=(data, ...),
-    )
-    found = event.model_json_schema()
+    fields: dict[str, Any] = {
+        "type": (Literal[type], ...),
+        "timestamp": (str, Field(description="When it happened, RFC 3339", json_schema_extra={"format": "date-time"})),
+        "data": (data, ...),
+    }
+    found = create_model(type, __config__=ConfigDict(extra="allow"), **fields).model_json_schema()
     return {"$schema": DIALECT, **found, "title": type, "description": " ".join((data.__doc__ or "").split())}
 
 

@@ -19,10 +19,10 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 
 class Leash:
-    """Watches one exchange. `snapped`: time was up before it was released."""
+    """Watches one exchange. `held`: a connection was made. `snapped`: time was up before it was released."""
 
     def __init__(self, seconds: float) -> None:
-        self.snapped = False
+        self.held = self.snapped = False
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
         self._timer = threading.Timer(seconds, self._snap)
@@ -36,6 +36,7 @@ class Leash:
             if self.snapped:
                 raise TimeoutError
             self._sockets.append(sock.dup())
+            self.held = True
 
     def _snap(self) -> None:
         with self._lock:

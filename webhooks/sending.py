@@ -24,13 +24,21 @@ from standardwebhooks import Webhook
 from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
+from pipeline.changes import clean
 from webhooks.leash import LeashedAdapter, leashed
 
+AGENT = "Unmask-Webhooks/1"
 CONNECT_S = 5.0
 DEADLINE_S = 20.0
 """From resolving the name to the last byte read."""
 RESPONSE_BYTES = 4096
 """So much of an answer is read and kept; enough to see what the receiver complains about."""
+MAX_HEADERS = 50
+MAX_HEADER = 500
+"""So many of an answer's headers are kept, and so many characters of each."""
+UNKEPT = ("set-cookie", "set-cookie2", "www-authenticate", "proxy-authenticate")
+"""Headers of an answer whose values are nobody's business."""
+MAX_DATE = 100
 
 BLOCKED = tuple(ipaddress.ip_network(net) for net in ("::/96", "fec0::/10", "168.63.129.16/32"))
 """Let through by requests-hardened 1.3: IPv4-compatible and site-local IPv6, and Azure's metadata and DNS address."""
@@ -49,7 +57,8 @@ class Receiver:
 class Answer:
     """What came of one request. `status_code` None: no answer, and `error` is the sentence that says why.
 
-    `retry_after_s`: how long the receiver asks us to wait. `response`: the beginning of its answer.
+    `retry_after_s`: how long the receiver asks us to wait. `response`: the beginning of its answer. `request_headers` None:
+    no connection was made, so nothing was sent. `response_headers` None: nothing came back.
     """
 
     status_code: int | None
@@ -57,6 +66,8 @@ class Answer:
     duration_ms: float
     response: str | None = None
     retry_after_s: float | None = None
+    request_headers: Mapping[str, str] | None = None
+    response_headers: Mapping[str, str] | None = None
 
     @property
     def delivered(self) -> bool:
@@ -89,8 +100,9 @@ def headers_of(event_id: str, body: str, secrets: Sequence[str], at: datetime) -
 def send(receiver: Receiver, event_id: str, body: str, *, deadline_s: float = DEADLINE_S) -> Answer:
     """POST the body, signed. Never raises for anything the receiver does or is."""
     headers = headers_of(event_id, body, receiver.secrets, datetime.now(timezone.utc))
-    headers |= {"Content-Type": "application/json", "Accept": "*/*", "Accept-Encoding": "identity"}
+    headers |= {"Content-Type": "application/json", "Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": AGENT}
     began = time.monotonic()
+    heard: dict[str, str] | None = None
     with leashed(deadline_s) as leash, _session(receiver.allow_private) as session:
         timeout = (min(CONNECT_S, deadline_s), deadline_s)
         try:
@@ -98,11 +110,21 @@ def send(receiver: Receiver, event_id: str, body: str, *, deadline_s: float = DE
                 if leash.snapped:  # in the middle of the headers: what has come of them proves nothing
                     raise TimeoutError
                 status, error, wait = response.status_code, _complaint(response), _retry_after(response.headers.get("Retry-After"))
+                heard = kept_headers(response.headers)
                 said = _beginning(response)
         except (requests.RequestException, HTTPError, OSError, ValueError) as trouble:
             status, said, wait = None, None, None
             error = _sentence(trouble, receiver.url, leash.snapped, deadline_s)
-    return Answer(status, error, round((time.monotonic() - began) * 1000, 1), said, wait)
+        sent = headers if leash.held else None
+    return Answer(status, error, round((time.monotonic() - began) * 1000, 1), said, wait, sent, heard)
+
+
+def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The first of an answer's headers, long values cut, cookies and challenges left out."""
+    kept = {}
+    for name, value in list(headers.items())[:MAX_HEADERS]:
+        kept[clean(name)[:MAX_HEADER]] = "…" if name.lower() in UNKEPT else clean(value)[:MAX_HEADER]
+    return kept
 
 
 def _beginning(response: requests.Response) -> str | None:
@@ -118,7 +140,7 @@ def _session(allow_private: bool) -> requests.Session:
         ip_filter_allow_loopback_ips=False,
         never_redirect=True,
         default_timeout=(CONNECT_S, DEADLINE_S),
-        user_agent_override="Unmask-Webhooks/1",
+        user_agent_override=AGENT,
     )
     session: requests.Session = HTTPSession(config)
     session.trust_env = False
@@ -139,15 +161,12 @@ def _complaint(response: requests.Response) -> str | None:
 def _retry_after(value: str | None) -> float | None:
     if not value:
         return None
+    if value.strip().lstrip("-").isdecimal():  # as a float, however many digits there are
+        return max(0.0, float(value))
     try:
-        return max(0.0, float(int(value)))
-    except ValueError:
-        pass
-    try:
-        until = parsedate_to_datetime(value)
-    except ValueError:
+        return max(0.0, parsedate_to_datetime(value[:MAX_DATE]).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):  # a date that is none, or of no year that there is
         return None
-    return max(0.0, until.timestamp() - time.time())
 
 
 def _sentence(error: BaseException, url: str, snapped: bool, deadline_s: float) -> str:

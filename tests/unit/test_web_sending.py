@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 import pytest
 from standardwebhooks import Webhook
 
-from webhooks.outbound import JITTER, SCHEDULE_S, delay_after
+from webhooks.outcomes import JITTER, SCHEDULE_S, delay_after
 from webhooks.secretbox import new_secret
 from webhooks.sending import Answer, Receiver, address_allowed, body_of, headers_of, send
 
