@@ -125,6 +125,18 @@ class Settings(BaseModel):
     """How several Gaudi cards train together: mpirun and Horovod, or HPUStrategy."""
     train_bf16: Literal["auto", "off", "policy", "conversion"] = "auto"
     """Training in bfloat16: by Keras' policy, or by the Gaudi bridge's conversion of the graph. `auto`: conversion on hpu, else off."""
+    train_python: str = ""
+    """The interpreter that trains: one that has TensorFlow. Empty: the worker's own, or that of `.venv-train` beside the code."""
+    train_hours: float = Field(default=3.0, gt=0)
+    """How long a training takes that does not say so itself, in hours."""
+    train_max_attempts: int = Field(default=5, ge=1)
+    """So often in a row a training may die without getting on to its next checkpoint."""
+    train_retry_s: float = Field(default=5.0, ge=0)
+    """How long a training waits after it died, at first; four times as long each time it dies again without getting on."""
+    train_stall_s: float = Field(default=1800.0, ge=1)
+    """A trainer that says nothing for so long is ended, and tried again."""
+    train_stop_s: float = Field(default=60.0, ge=1)
+    """How long a trainer that is asked to stop may take to leave its checkpoint."""
     train_machine: str = ""
     """Name under which this machine's cards are leased. Empty: its host name. Containers with names of their own must agree on one."""
     device_root: Path = Path("/")
@@ -195,6 +207,11 @@ class Settings(BaseModel):
     def scratch_dir(self) -> Path:
         """Working copies of sources between stages; anything in it may vanish at any time."""
         return self.data_dir / "scratch"
+
+    @property
+    def trainings_dir(self) -> Path:
+        """Working folders of trainings, one each; what counts of them is in the models bucket as well."""
+        return self.data_dir / "trainings"
 
     @property
     def cards_dir(self) -> Path:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError, ReadTimeoutError
 
@@ -109,6 +111,16 @@ class Storage:
             self.client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
         faults.point("put.done", key)
 
+    def upload(self, bucket: str, key: str, path: Path) -> None:
+        """Write one object from a file of any size, in parts, without holding it in memory. Raises StorageError."""
+        with _translated(f"{bucket}/{key}"):
+            self.client.upload_file(str(path), bucket, key)
+
+    def download(self, bucket: str, key: str, path: Path) -> None:
+        """Write one object into a file, in parts. Raises SourceGone or StorageError; a file that is begun may then remain."""
+        with _translated(f"{bucket}/{key}"):
+            self.client.download_file(bucket, key, str(path))
+
     def delete(self, bucket: str, key: str) -> None:
         """Delete one object; that it was not there is no error. Raises StorageError."""
         with _translated(f"{bucket}/{key}"):
@@ -184,6 +196,10 @@ def _translated(what: str) -> Iterator[None]:
         yield
     except ClientError as error:
         raise _refusal(error, what) from error
+    except Boto3Error as error:  # a transfer in parts hides what went wrong
+        if isinstance(error.__context__, ClientError):
+            raise _refusal(error.__context__, what) from error
+        raise _unreachable(error, what) from error
     except (BotoCoreError, HTTPClientError, ReadTimeoutError, IncompleteReadError, OSError) as error:
         raise _unreachable(error, what) from error
 

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from pipeline.jobs import STAGES, Queue, Stage
 from pipeline.settings import Settings, settings
-from workers.queues import UPKEEP, queue_of, queues
+from workers.queues import TRAIN, UPKEEP, queue_of, queues
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ RESTORE_S = 5
 WAKE_S = DELIVER_S = 1.0
 TIDY_S = 600.0
 """How often upkeep looks for jobs to wake, for webhooks to send, and for leftovers."""
+TRAIN_UPKEEP_S = 2.0
+"""How often upkeep looks after trainings and schedules."""
 
 app = Celery("unmask")
 
@@ -40,7 +42,7 @@ def configure(chosen: Settings) -> None:
 
     Another broker can only be chosen before the first message is sent: connections are kept.
     """
-    names = [name for stage in STAGES for name in queues(stage)] + [UPKEEP]
+    names = [name for stage in STAGES for name in queues(stage)] + [TRAIN, UPKEEP]
     app.conf.update(
         broker_url=chosen.broker_url,
         broker_connection_timeout=3,
@@ -105,6 +107,7 @@ def _schedule(chosen: Settings) -> dict[str, dict[str, object]]:
         "unmask.wake": WAKE_S,
         "unmask.reconcile": chosen.reconcile_s,
         "unmask.deliver": DELIVER_S,
+        "unmask.train_upkeep": TRAIN_UPKEEP_S,
         "unmask.tidy": TIDY_S,
     }
     return {name: {"task": name, "schedule": period, "options": {"queue": UPKEEP, "expires": period}} for name, period in periods.items()}
@@ -127,6 +130,11 @@ def wake(job_id: str, stage: Stage = Stage.EXTRACT, queue: Queue = Queue.BULK) -
     """
     steps = [_step(step, job_id, queue) for step in STAGES[STAGES.index(stage) :]]
     return _sent(chain(*steps), f"job {job_id}")
+
+
+def wake_training(training_id: str) -> bool:
+    """Send a training on its way. False: the message could not be sent; upkeep does it later (see `trainings.unwoken`)."""
+    return _sent(app.signature("unmask.train", args=(training_id,), immutable=True, queue=TRAIN), f"training {training_id}")
 
 
 def deliver_soon() -> bool:

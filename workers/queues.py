@@ -5,6 +5,8 @@ from __future__ import annotations
 from pipeline.jobs import Queue, Stage
 
 UPKEEP = "upkeep"
+TRAIN = "train"
+"""Trainings, for workers that own cards and do nothing else."""
 
 
 def queue_of(stage: Stage, queue: Queue) -> str:
