@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from werkzeug.datastructures import FileStorage
 
-from pipeline import events, ledger
+from pipeline import events, faults, ledger
 from pipeline.jobs import Queue, Stage, Status, Upload
 from pipeline.ledger import Accepted
 from webhooks.acting import rouse
@@ -29,6 +29,7 @@ class Received:
 def take(context: Context, upload: Upload, queue: Queue) -> Accepted:
     """Make the one job of an upload, or find it, and wake whoever is to work on it."""
     accepted = ledger.accept(context.database, upload, queue=queue)
+    faults.point("accepted", upload.key)
     if accepted.created:
         rouse(context, accepted.job_id, Stage.EXTRACT, queue)
     elif queue is Queue.INTERACTIVE:  # its event was faster and put it behind the bulk jobs: it has changed queues now
