@@ -1,8 +1,8 @@
-"""The inboxes: where uploads come in, and what is done differently for each."""
+"""The inboxes: where uploads come in, what is done differently for each, and how far a back-fill is."""
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Index, String, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pipeline.database import Base
@@ -33,3 +33,23 @@ class InboxRow(Base):
     sqs_url: Mapped[str] = mapped_column(Text, default="")
     enabled: Mapped[bool] = mapped_column(Boolean, default=True)
     created_at: Mapped[float]
+
+
+class BackfillRow(Base):
+    """How far the back-fill of an inbox is. Written in the transaction that makes the jobs it tells of."""
+
+    __tablename__ = "backfills"
+
+    inbox: Mapped[str] = mapped_column(String(64), primary_key=True)
+    prefix: Mapped[str] = mapped_column(Text, primary_key=True, default="")
+    """Of the keys that are listed; begins with the inbox's."""
+    after: Mapped[str] = mapped_column(Text, default="")
+    """Everything up to this key is done."""
+    seen: Mapped[int] = mapped_column(BigInteger, default=0)
+    made: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Jobs made of objects that had none."""
+    left_alone: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Objects that are no images, or can have no job."""
+    started_at: Mapped[float]
+    updated_at: Mapped[float]
+    finished_at: Mapped[float | None]
