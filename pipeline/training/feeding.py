@@ -61,6 +61,7 @@ class Made:
         data: another data set (see `datasets.load`), its training split; None: only what is made here.
         share: of the pairs that come from `data`.
         cache: where the crops of `data` are kept.
+        rank, world: which share of each batch is made here, of how many.
     """
 
     faces: Path
@@ -71,6 +72,8 @@ class Made:
     data: Path | None = None
     share: float = 0.5
     cache: Path = Path("build/crops")
+    rank: int = 0
+    world: int = 1
     _portraits: list[portraits.Portrait] | None = field(default=None, repr=False)
     _crops: tuple[Crops, npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = field(default=None, repr=False)
 
@@ -81,18 +84,17 @@ class Made:
         """See `Batch`. The photographs are loaded at the first call."""
         if self._portraits is None:
             self._portraits = portraits.load(self.faces, "train", facts=self.facts)
-        found = [
-            self._others(index) if self._foreign(index) else self._pair(index)
-            for index in range(number * self.pairs, (number + 1) * self.pairs)
-        ]
+        share = self.pairs // self.world
+        begin = number * self.pairs + self.rank * share
+        found = [self._others(index) if self._foreign(index) else self._pair(index) for index in range(begin, begin + share)]
         small = mask_side(self.recipe.size)
         masks = [cv2.resize(mask, (small, small), interpolation=cv2.INTER_AREA) for _, _, mask, _ in found]
         known = [known for *_, known in found]
         return Batch(
             np.stack([real for real, *_ in found] + [fake for _, fake, *_ in found]),
-            np.repeat(np.array([0, 1], np.float32), self.pairs),
-            np.concatenate([np.zeros((self.pairs, small, small), np.float32), np.stack(masks).astype(np.float32)]),
-            np.array([1.0] * self.pairs + known, np.float32),
+            np.repeat(np.array([0, 1], np.float32), share),
+            np.concatenate([np.zeros((share, small, small), np.float32), np.stack(masks).astype(np.float32)]),
+            np.array([1.0] * share + known, np.float32),
         )
 
     def _pair(self, index: int) -> tuple[Pixels, Pixels, npt.NDArray[np.float32], float]:

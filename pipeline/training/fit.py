@@ -2,13 +2,16 @@
 
     python -m pipeline.training.fit --faces ../shared/faces --out build/training --hours 3
 
-One JSON line of progress at a time goes to standard output, a progress bar to a terminal. SIGTERM and Ctrl-C write a checkpoint and
-end with code 75; the same command then goes on as if it had never stopped.
+One JSON line of progress at a time goes to standard output or to `--progress`, a progress bar to a terminal. SIGTERM and Ctrl-C
+write a checkpoint and end with code 75; the same command then goes on as if it had never stopped. Several ranks are started by
+`unmask train --ranks`, which starts this once for each.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -16,7 +19,8 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,13 +29,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import gaudi
+from pipeline.cards import DEVICES
 from pipeline.jobs import Pixels
-from pipeline.training import examples, portraits
+from pipeline.training import checkpoint, devices, examples, lifeline, portraits
 from pipeline.training.checkpoint import CheckpointError
 from pipeline.training.datasets import DatasetError, content_hash
+from pipeline.training.devices import BF16, Rank
+from pipeline.training.errors import TrainingError
 from pipeline.training.examples import KINDS, Recipe
 from pipeline.training.feeding import Batch, Made, stream, training_records
-from pipeline.training.trainer import Plan, Trainer, TrainingError, Validation
+from pipeline.training.plan import Plan
+from pipeline.training.trainer import SAVE_S, Trainer, Validation
 from pipeline.training.weights import WeightsError
 
 STOPPED = 75
@@ -78,7 +87,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--clip", type=float, default=5.0, help="largest norm of all gradients together, 0: none")
     add("--mask-weight", type=float, default=1.0, help="of the mask head's loss, 0: no mask head")
     add("--sam", type=float, default=0.0, help="radius of sharpness-aware minimisation, 0: off")
-    add("--bf16", action="store_true", help="compute in bfloat16 (mixed_bfloat16)")
+    add(
+        "--bf16", nargs="?", const="policy", default="auto", choices=BF16, help="bfloat16 by Keras' policy or the Gaudi bridge's conversion"
+    )
+    add("--device", choices=DEVICES, default="cpu")
+    add("--ranks", type=int, default=1, help="processes that train together, of which this is one")
+    add("--device-root", type=Path, default=Path("/"), help="where dev and sys of the machine are")
+    add("--progress", type=Path, help="append the lines of progress to this file instead of standard output")
+    add("--resume", action="store_true", help="go on from the checkpoint in --out, and fail if there is none")
+    add("--save-s", type=float, default=SAVE_S, help="seconds between two checkpoints at most")
+    add("--tied", action="store_true", help="end when the parent process does")
     add("--self-blended", type=float, default=Recipe.self_blended, help="share of the fakes")
     add("--face-swap", type=float, default=Recipe.face_swap, help="share of the fakes")
     add("--region", type=float, default=Recipe.region, help="share of the fakes")
@@ -100,22 +118,28 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--stages {chosen.stages}: expected size:share:rate, separated by commas")
     if abs(chosen.self_blended + chosen.face_swap + chosen.region - 1) > 1e-6:
         parser.error("--self-blended, --face-swap and --region must add up to 1")
+    if chosen.ranks < 1 or chosen.pairs % chosen.ranks:
+        parser.error(f"--pairs {chosen.pairs} cannot be shared evenly by {chosen.ranks} ranks")
     return chosen
 
 
-def plan(chosen: argparse.Namespace) -> Plan:
+def plan(chosen: argparse.Namespace, policy: str) -> Plan:
     """The trainer's plan from the command line."""
     same = ("optimizer", "seed", "pairs", "weight_decay", "momentum", "trust", "dropout", "smoothing", "clip", "mask_weight", "sam")
-    more = ("bf16", "steps", "hours", "look", "held_out", "patience")
-    return Plan(stages=chosen.sizes, **{name: getattr(chosen, name) for name in same + more})
+    more = ("steps", "hours", "look", "held_out", "patience")
+    return Plan(stages=chosen.sizes, policy=policy, **{name: getattr(chosen, name) for name in same + more})
 
 
 def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
     """Train as told; False: stopped before the end. Raises TrainingError, CheckpointError, DatasetError or WeightsError."""
     chosen.out.mkdir(parents=True, exist_ok=True)
+    if chosen.resume and not (chosen.out / checkpoint.FILE).exists():
+        raise TrainingError(f"There is no {checkpoint.FILE} in {chosen.out} to go on from.")
     facts = chosen.facts or chosen.out / "faces.npz"
-    # faces are looked for before TensorFlow is loaded; the makers then find the facts in their file
-    people = {split: portraits.load(chosen.faces, split, facts=facts) for split in ("train", "val")}
+    # what is missing is said before work is put into the data, and faces are looked for before TensorFlow is loaded
+    devices.check(chosen.device, chosen.ranks, root=chosen.device_root)
+    with _in_turn(chosen.out):  # one rank looks for the faces, the others and the makers find the facts in their file
+        people = {split: portraits.load(chosen.faces, split, facts=facts) for split in ("train", "val")}
     if not all(people.values()):
         raise DatasetError(f"{chosen.faces} has no photographs with a face in the split {'train' if not people['train'] else 'val'}.")
     manifest = portraits.manifest(people["train"] + people["val"])
@@ -135,6 +159,8 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
             data=chosen.data,
             share=chosen.data_share,
             cache=chosen.out / "crops",
+            rank=rank.number,
+            world=rank.world,
         )
         return stream(made, numbers, chosen.makers)
 
@@ -145,25 +171,37 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
             sets[kind] = np.stack([sample.crop for sample in samples]), np.array([sample.fake for sample in samples], bool)
         return sets
 
+    rank = devices.begin(chosen.device, chosen.ranks, bf16=chosen.bf16, root=chosen.device_root, threads=chosen.threads)
+
     def build(size: int, dropout: float, mask: bool) -> Any:
         from pipeline.training import network
 
         return network.build(size, dropout=dropout, mask_head=mask, weights=chosen.weights)
 
-    _quiet_tensorflow(chosen.threads)
-    with Progress() as progress:
-        identity = f"{manifest} {other} {recipe(0)} {chosen.data_share} {chosen.weights}"
-        trainer = Trainer(plan(chosen), chosen.out, build, batches, validation, progress.tell, stopping.is_set, identity)
+    with Progress(chosen.progress if rank.first else Path(os.devnull)) as progress:
+        start = hashlib.sha256(chosen.weights.read_bytes()).hexdigest() if chosen.weights else None
+        identity = f"{manifest} {other} {recipe(0)} {chosen.data_share} {start}"
+        settled: dict[str, Any] = {"rank": rank, "epoch": len(people["train"]), "save_s": chosen.save_s, "identity": identity}
+        trainer = Trainer(plan(chosen, rank.policy), chosen.out, build, batches, validation, progress.tell, stopping.is_set, **settled)
         done = trainer.run()
-    if done:
+    if done and rank.first:
         _account(chosen, trainer, manifest, other, progress.last)
     return done
 
 
-class Progress:
-    """JSON lines on standard output, and a bar where standard error is a terminal."""
+@contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """One process at a time."""
+    with (folder / ".turn").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
-    def __init__(self) -> None:
+
+class Progress:
+    """JSON lines on standard output or appended to a file, and a bar where standard error is a terminal."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._file = None if path is None else path.open("a")
         self.last: dict[str, Any] = {}
         self._bar: Any = None
         self._task: Any = None
@@ -181,30 +219,23 @@ class Progress:
         return self
 
     def __exit__(self, *problem: object) -> None:
+        if self._file is not None:
+            self._file.close()
         if self._bar is not None:
             self._bar.stop()
 
     def tell(self, line: dict[str, Any]) -> None:
         """Say one line."""
         self.last = line
-        print(json.dumps(line), flush=True)  # noqa: T201
+        print(json.dumps(line), file=self._file, flush=True)
         if self._bar is not None and "steps" in line:
             what = f"{line['size']} px, {line['images_per_s']} images/s"
             self._bar.update(self._task, completed=line["step"], total=line["steps"], description=what)
 
 
-def _quiet_tensorflow(threads: int) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
-
-    if threads:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-
-
 def _account(chosen: argparse.Namespace, trainer: Trainer, manifest: str, other: str, last: dict[str, Any]) -> None:
     """Leave the curve and `training.json`, from which a card is written."""
-    from pipeline.training import checkpoint, report
+    from pipeline.training import report
 
     found = checkpoint.load(trainer.folder, trainer.key)
     curve = found[0].curve if found else []
@@ -221,19 +252,27 @@ def _account(chosen: argparse.Namespace, trainer: Trainer, manifest: str, other:
         "other_data_sha256": other,
         "hours": last.get("hours"),
         "images": last.get("seen"),
-        "device": f"cpu, {os.cpu_count()} cores, {platform.machine()}",
+        "device": _device(trainer.rank),
         "plan": asdict(trainer.plan),
         "code_version": code,
-        "made_with": {"python": platform.python_version(), "tensorflow": version("tensorflow-cpu"), "numpy": np.__version__},
+        "made_with": {"python": platform.python_version(), "tensorflow": gaudi.tensorflow(), "numpy": np.__version__},
     }
     (chosen.out / "training.json").write_text(json.dumps(account, indent=1) + "\n")
+
+
+def _device(rank: Rank) -> str:
+    if rank.device == "cpu":
+        return f"cpu, {os.cpu_count()} cores, {platform.machine()}" + (f", {rank.world} ranks" if rank.world > 1 else "")
+    return f"{rank.device}, {rank.world} cards, {rank.precision}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 75 stopped and resumable, 1 may work again, 2 wrong settings or data."""
     chosen = parse(arguments)
+    if chosen.tied:
+        lifeline.tie()
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):  # the last is what mpirun passes on
         signal.signal(number, lambda *_: stopping.set())
     try:
         return 0 if train(chosen, stopping) else STOPPED

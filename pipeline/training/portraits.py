@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -83,7 +84,9 @@ def load(folder: Path, split: str | None = None, *, facts: Path | None = None) -
         found.append(_portrait(row, sha256, pixels, region, known[sha256], known[f"{sha256}/person"]))
     if facts is not None and len(known) > before:
         facts.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(facts, **known)
+        whole = facts.with_name(f".{facts.stem}.{os.getpid()}.npz")
+        np.savez_compressed(whole, **known)
+        whole.replace(facts)
     return found
 
 

@@ -3,6 +3,9 @@
 Two runs with the same settings give the same weights, and so does a run that was stopped and resumed, bit for bit on a CPU. The
 batch of a step depends on its number alone, the optimizer and the dropout's generator are in the checkpoint, and TensorFlow's
 operations are made deterministic.
+
+Several ranks (see `devices`) run this same loop over their shares of the batches. Rank 0 alone looks, tells and writes; that it
+is time to save or to stop is agreed between steps, so that all do the same at the same step.
 """
 
 from __future__ import annotations
@@ -17,10 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.jobs import Pixels
-from pipeline.training import checkpoint
+from pipeline.training import checkpoint, stepping
 from pipeline.training.checkpoint import Progress
+from pipeline.training.devices import Rank
+from pipeline.training.errors import TrainingError
 from pipeline.training.feeding import Batch, mask_side
 from pipeline.training.metrics import auc
+from pipeline.training.plan import Plan
 
 Validation = Mapping[str, tuple[Pixels, npt.NDArray[np.bool_]]]
 """Crops (n, s, s, 3) and which of them are fake (n,), by kind."""
@@ -28,53 +34,6 @@ Told = Callable[[dict[str, Any]], None]
 """Takes one line of progress."""
 CALM_S = 1.0
 SAVE_S = 120.0
-"""A checkpoint is at most so old, however far apart the looks are."""
-
-
-class TrainingError(Exception):
-    """Training cannot go on. `permanent`: the same settings would fail again."""
-
-    def __init__(self, sentence: str, *, permanent: bool = True) -> None:
-        super().__init__(sentence)
-        self.permanent = permanent
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What decides the outcome of a training, apart from the data.
-
-    Attributes:
-        stages: (crop size, share of the steps or of the time, learning rate) of each.
-        optimizer: lars, sgd or adamw.
-        weight_decay, momentum, trust: of the optimizer, where it has them.
-        smoothing: of the labels: 0 becomes `smoothing`, 1 becomes 1 - `smoothing`.
-        clip: the largest norm of all gradients together; 0: as they are (LARS needs none).
-        mask_weight: of the mask's loss; 0: no mask head.
-        sam: the radius of sharpness-aware minimisation (2010.01412); 0: off. A step costs twice.
-        steps, hours: of the whole training; with hours the steps of a stage are decided by its first seconds.
-        look: steps between two looks at the validation sets; checkpoints are written then.
-        held_out: the kind that is never trained on and that chooses the weights of the last stage.
-        patience: looks without a better held-out AUC after which the last stage ends; 0: never.
-    """
-
-    stages: tuple[tuple[int, float, float], ...]
-    optimizer: str = "adamw"
-    seed: int = 1
-    pairs: int = 16
-    weight_decay: float = 0.05
-    momentum: float = 0.9
-    trust: float = 1e-3
-    dropout: float = 0.2
-    smoothing: float = 0.02
-    clip: float = 5.0
-    mask_weight: float = 1.0
-    sam: float = 0.0
-    bf16: bool = False
-    steps: int = 0
-    hours: float = 0.0
-    look: int = 200
-    held_out: str = "warp"
-    patience: int = 0
 
 
 @dataclass
@@ -83,11 +42,14 @@ class Trainer:
 
     Attributes:
         build: (size, dropout, mask head) to a Keras model with outputs `logit` and, with the head, `mask`.
-        batches: (stage, batch numbers) to the batches.
+        batches: (stage, batch numbers) to the batches, of which each rank makes its share.
         validation: stage to the validation sets.
         tell: takes progress lines.
         stopping: asked after every step; true: write a checkpoint and return.
         identity: what besides the plan must be the same for a checkpoint to fit (the data's hash).
+        rank: this process's part.
+        epoch: reals that there are to learn from, for counting; 0: unknown.
+        save_s: seconds after which there is a new checkpoint, however far apart the looks are.
     """
 
     plan: Plan
@@ -98,19 +60,32 @@ class Trainer:
     tell: Told = lambda line: None
     stopping: Callable[[], bool] = lambda: False
     identity: str = ""
+    rank: Rank = field(default_factory=Rank)
+    epoch: int = 0
+    save_s: float = SAVE_S
     _began: float = field(default=0.0, repr=False)
 
     def run(self) -> bool:
         """Train to the end and write `weights.h5`; False when it was asked to stop before. Resumes where a checkpoint is."""
         import tensorflow as tf
 
-        tf.config.experimental.enable_op_determinism()
+        if self.rank.device != "hpu":
+            tf.config.experimental.enable_op_determinism()
         tf.keras.backend.experimental.enable_tf_random_generator()
-        tf.keras.mixed_precision.set_global_policy("mixed_bfloat16" if self.plan.bf16 else "float32")
+        tf.keras.mixed_precision.set_global_policy(self.plan.policy)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._began = time.monotonic()
         found = checkpoint.load(self.folder, self.key)
         progress, arrays = found or (Progress(self.key), {})
+        self.say(
+            {
+                "event": "device",
+                "device": self.rank.device,
+                "ranks": self.rank.world,
+                "precision": self.rank.precision,
+                "resumed": bool(found),
+            }
+        )
         before = progress.seconds
         for number in range(progress.stage, len(self.plan.stages)):
             tf.keras.utils.set_random_seed(self.plan.seed + number)
@@ -119,7 +94,9 @@ class Trainer:
                 return False
             arrays = {"weights": stage.model.get_weights()}
             progress.stage, progress.step, progress.best, progress.waited = number + 1, 0, -1.0, 0
-        self._finish(arrays, before + time.monotonic() - self._began, progress)
+        if self.rank.first:
+            self._finish(arrays, before + time.monotonic() - self._began, progress)
+        self.rank.agree(0)  # who leaves early would be missed as dead
         return True
 
     def _finish(self, arrays: Mapping[str, Sequence[npt.NDArray[Any]]], seconds: float, progress: Progress) -> None:
@@ -133,6 +110,11 @@ class Trainer:
         network.save_weights_half(model, self.folder / "weights.h5")
         self.tell({"event": "done", "seen": progress.seen, "hours": round(seconds / 3600, 3)})
 
+    def say(self, line: dict[str, Any]) -> None:
+        """Tell, if it is for this rank to tell."""
+        if self.rank.first:
+            self.tell(line)
+
     @property
     def key(self) -> str:
         """What a checkpoint must have been made with to fit."""
@@ -144,18 +126,20 @@ class _Stage:
 
     def __init__(self, trainer: Trainer, progress: Progress, number: int, arrays: dict[str, list[npt.NDArray[Any]]]) -> None:
         self.trainer, self.plan, self.progress, self.number = trainer, trainer.plan, progress, number
+        self.rank = trainer.rank
         self.size, self.share, self.rate = self.plan.stages[number]
         self.model = trainer.build(self.size, self.plan.dropout, self.plan.mask_weight > 0)
         if "weights" in arrays:
             self.model.set_weights(arrays["weights"])
         self._arrays = arrays
+        self._keys = [np.asarray(generator)[2] for generator in self._generators()]
         self.optimizer: Any = None
         self._step: Any = None
 
     def run(self, before: float) -> bool:
         """Train from where progress stands to the stage's end; False: asked to stop."""
         progress = self.progress
-        sets = self.trainer.validation(self.number)
+        sets = self.trainer.validation(self.number) if self.rank.first else {}
         if self.number == len(progress.lengths):
             progress.lengths.append(self._length())
         steps = progress.lengths[self.number]
@@ -172,19 +156,20 @@ class _Stage:
             now = time.monotonic()
             looked = progress.step % self.plan.look == 0 or progress.step == steps
             speed = (progress.step - first) / (now - begun)
-            enough = looked and self._look(sets, losses, steps, speed)
-            stop = self.trainer.stopping()
-            if looked or stop or now - saved > SAVE_S:
-                self._save([] if looked else losses)
+            enough = looked and self.rank.first and self._look(sets, losses, steps, speed)
+            due = self.rank.first and now - saved > self.trainer.save_s
+            enough, stop, due = map(bool, self.rank.agree(enough, self.trainer.stopping(), due))
+            if looked or stop or due:
+                self._save([] if looked else losses, steps, speed)
                 losses, saved = [], time.monotonic()
             if enough:
                 break
             if stop:
-                self.trainer.tell({"event": "stopped", "stage": self.number, "step": progress.step})
+                self.trainer.say({"event": "stopped", "stage": self.number, "step": progress.step})
                 return False
             if not looked and now - said > CALM_S:
                 said = now
-                self.trainer.tell(self._line("step", steps, speed))
+                self.trainer.say(self._line("step", steps, speed))
         return True
 
     def _length(self) -> int:
@@ -202,24 +187,31 @@ class _Stage:
         each = (time.monotonic() - begun) / 8
         self.model.set_weights(weights)
         self._arrays["state"] = state
-        return max(1, round(self.plan.hours * 3600 * self.share / each))
+        # rank 0's clock counts for all
+        return int(self.rank.agree(self.rank.first * max(1, round(self.plan.hours * 3600 * self.share / each)))[0])
 
     def _prepare(self, steps: int) -> None:
-        self.optimizer = optimizer(self.plan, self.rate, steps)
+        self.optimizer = stepping.optimizer(self.plan, self.rate, steps)
         self.optimizer.build(self.model.trainable_variables)
         for variable, value in zip(self._state(), self._arrays.pop("state", ()), strict=False):
             variable.assign(value)
-        self._step = _compiled(self.model, self.optimizer, self.plan)
+        for generator, key in zip(self._generators(), self._keys, strict=True):
+            # what is saved is rank 0's; the others draw from streams of their own, as far along (counter, counter, key)
+            generator.assign(np.array([*np.asarray(generator)[:2], key + self.rank.number]))
+        self._step = stepping.compiled(self.model, self.optimizer, self.plan, self.rank)
+
+    def _generators(self) -> list[Any]:
+        found = [layer._random_generator._generator for layer in self.model.layers if hasattr(layer, "_random_generator")]
+        return [generator.state for generator in found if generator is not None]
 
     def _state(self) -> list[Any]:
         """What besides the weights decides the next step: the optimizer's variables and the dropouts' generators."""
-        generators = [layer._random_generator._generator for layer in self.model.layers if hasattr(layer, "_random_generator")]
-        return [*self.optimizer.variables, *(generator.state for generator in generators if generator is not None)]
+        return [*self.optimizer.variables, *self._generators()]
 
     def _dataset(self, numbers: Sequence[int]) -> Any:
         import tensorflow as tf
 
-        count, small = 2 * self.plan.pairs, mask_side(self.size)
+        count, small = 2 * self.plan.pairs // self.rank.world, mask_side(self.size)
         shapes = ((count, self.size, self.size, 3), (count,), (count, small, small), (count,))
         kinds = (tf.uint8, tf.float32, tf.float32, tf.float32)
         signature = tuple(tf.TensorSpec(shape, kind) for shape, kind in zip(shapes, kinds, strict=True))
@@ -237,10 +229,15 @@ class _Stage:
         if not np.isfinite(line["loss"]):
             raise TrainingError(f"The loss is {line['loss']} at step {self.progress.step}: lower the learning rate.")
         for kind, (crops, fake) in sets.items():
-            scores = logits(self.model, crops)
+            scores = stepping.logits(self.model, crops)
             line[f"auc_{kind}"] = round(auc(scores[fake], scores[~fake]), 5)
+            if kind == self.plan.held_out:
+                line["auc"], line["val_loss"] = (
+                    line[f"auc_{kind}"],
+                    round(float(np.mean(np.logaddexp(0, np.where(fake, -scores, scores)))), 5),
+                )
         self.progress.curve.append({key: value for key, value in line.items() if key not in ("event", "eta_s")})
-        self.trainer.tell(line)
+        self.trainer.say(line)
         if self.number < len(self.plan.stages) - 1 or (held := line.get(f"auc_{self.plan.held_out}")) is None:
             return False
         if held > self.progress.best:
@@ -258,88 +255,26 @@ class _Stage:
             "size": self.size,
             "step": progress.step,
             "steps": steps,
+            "epoch": round(progress.seen / 2 / self.trainer.epoch, 2) if self.trainer.epoch else None,
             "seen": progress.seen,
             "rate": float(np.asarray(self.optimizer.learning_rate)),
             "images_per_s": round(2 * self.plan.pairs * speed, 1),
-            "eta_s": round((steps - progress.step) / speed) if speed else None,
+            "eta_s": round(self._left(steps, speed)) if speed else None,
             "seconds": round(progress.seconds, 1),
         }
 
-    def _save(self, losses: Sequence[Any]) -> None:
+    def _left(self, steps: int, speed: float) -> float:
+        """Seconds to the end of the training; steps of later stages are taken to cost as much more as their crops are larger."""
+        here = (steps - self.progress.step) / speed
+        later = self.plan.stages[self.number + 1 :]
+        if self.plan.hours:
+            return here + sum(self.plan.hours * 3600 * share for _, share, _ in later)
+        return here + sum(self.plan.steps * share / speed * (size / self.size) ** 2 for size, share, _ in later)
+
+    def _save(self, losses: Sequence[Any], steps: int, speed: float) -> None:
+        if not self.rank.first:
+            return
         self.progress.losses += [float(loss) for loss in losses]
         state = [np.asarray(variable) for variable in self._state()]
         checkpoint.save(self.trainer.folder, self.progress, {"weights": self.model.get_weights(), "state": state})
-
-
-def logits(model: Any, crops: Pixels, batch: int = 32) -> npt.NDArray[np.float32]:
-    """Logits (n,) of crops (n, s, s, 3) uint8, in batches of one size (the last is padded: one shape, one graph)."""
-    from pipeline.training import network
-
-    found = []
-    for start in range(0, len(crops), batch):
-        part = crops[start : start + batch]
-        padded = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
-        given = model(network.preprocess(padded), training=False)
-        given = given[0] if isinstance(given, (list, tuple)) else given
-        found.append(np.asarray(given, np.float32)[: len(part), 0])
-    return np.concatenate(found)
-
-
-def optimizer(plan: Plan, rate: float, steps: int) -> Any:
-    """The plan's optimizer with its schedule over `steps`. LARS decays by a polynomial, the others by a cosine."""
-    from tensorflow import keras
-
-    from pipeline.training.lars import LARS, WarmUpCosine, WarmUpPolynomial
-
-    warm_up = max(1, round(0.05 * steps))
-    if plan.optimizer == "lars":
-        schedule = WarmUpPolynomial(rate, steps, warm_up, end=min(1e-4, rate / 100))
-        return LARS(schedule, momentum=plan.momentum, weight_decay=plan.weight_decay, trust_coefficient=plan.trust)
-    flat = WarmUpCosine(rate, steps, warm_up)
-    if plan.optimizer == "sgd":
-        made = keras.optimizers.SGD(flat, momentum=plan.momentum, weight_decay=plan.weight_decay, jit_compile=False)
-    elif plan.optimizer == "adamw":
-        made = keras.optimizers.AdamW(flat, beta_2=0.99, weight_decay=plan.weight_decay, jit_compile=False)
-    else:
-        raise TrainingError(f"There is no optimizer {plan.optimizer!r}: lars, sgd and adamw are known.")
-    made.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    return made
-
-
-def _compiled(model: Any, optimizer: Any, plan: Plan) -> Any:
-    import tensorflow as tf
-
-    entropy = tf.nn.sigmoid_cross_entropy_with_logits
-
-    def loss_of(x: Any, fake: Any, mask: Any, masked: Any) -> Any:
-        given = model(x, training=True)
-        logit, where = given if plan.mask_weight else (given, None)
-        loss = tf.reduce_mean(entropy(fake * (1 - 2 * plan.smoothing) + plan.smoothing, logit[:, 0]))
-        if where is not None:
-            changed = tf.cast(mask > 0.2, tf.float32)
-            each = tf.reduce_mean(entropy(changed, where[..., 0]), axis=(1, 2))
-            loss += plan.mask_weight * tf.reduce_sum(each * masked) / tf.maximum(tf.reduce_sum(masked), 1)
-        return loss
-
-    def step(crops: Any, fake: Any, mask: Any, masked: Any) -> Any:
-        x = tf.cast(crops, tf.float32) / 127.5 - 1
-        variables = model.trainable_variables
-        with tf.GradientTape() as tape:
-            loss = loss_of(x, fake, mask, masked)
-        gradients = tape.gradient(loss, variables)
-        if plan.sam:
-            far = plan.sam / (tf.linalg.global_norm(gradients) + 1e-12)
-            away = [gradient * far for gradient in gradients]
-            for variable, offset in zip(variables, away, strict=True):
-                variable.assign_add(offset)
-            with tf.GradientTape() as tape:
-                sharp = loss_of(x, fake, mask, masked)
-            gradients = tape.gradient(sharp, variables)
-            for variable, offset in zip(variables, away, strict=True):
-                variable.assign_sub(offset)
-        if plan.clip:
-            gradients, _ = tf.clip_by_global_norm(gradients, plan.clip)
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return loss
-
-    return tf.function(step, reduce_retracing=True)
+        self.trainer.say({**self._line("checkpoint", steps, speed), "file": checkpoint.FILE})

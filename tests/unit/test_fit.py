@@ -19,9 +19,11 @@ import pytest
 
 from pipeline.training import checkpoint, feeding, fit
 from pipeline.training.checkpoint import CheckpointError, Progress
+from pipeline.training.errors import TrainingError
 from pipeline.training.examples import Recipe
 from pipeline.training.feeding import Batch
-from pipeline.training.trainer import Plan, Trainer, TrainingError
+from pipeline.training.plan import Plan
+from pipeline.training.trainer import Trainer
 
 tensorflow = [
     pytest.mark.tensorflow,
@@ -139,7 +141,7 @@ class TestTrainer:
         with pytest.raises(TrainingError, match="lower the learning rate"):
             _trainer(tmp_path, replace(PLAN, optimizer="sgd", clip=0.0, stages=((SIZE, 1.0, 1e30),))).run()
 
-    @pytest.mark.parametrize("change", [{"sam": 0.05}, {"bf16": True}, {"mask_weight": 0.0}])
+    @pytest.mark.parametrize("change", [{"sam": 0.05}, {"policy": "mixed_bfloat16"}, {"mask_weight": 0.0}])
     def test_variants_run(self, tmp_path: Path, change: dict[str, Any]) -> None:
         pytest.importorskip("tensorflow")
         assert _trainer(tmp_path, replace(PLAN, steps=4, look=2, **change)).run()
@@ -260,7 +262,8 @@ def test_the_command_trains_the_real_network_and_resumes_after_sigterm(people: P
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert first.stdout is not None
-    line = json.loads(first.stdout.readline())
+    said = (json.loads(line) for line in first.stdout)
+    line = next(line for line in said if line["event"] != "device")
     first.send_signal(signal.SIGTERM)
     first.communicate()
     assert line["event"] in ("step", "look")
