@@ -12,6 +12,7 @@ from flask import Flask
 from flask_openapi3.models.info import Info
 from flask_openapi3.models.security_scheme import SecurityScheme
 from flask_openapi3.openapi import OpenAPI
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from pipeline.settings import Settings, SettingsError, settings
 from webhooks import access, api, dashboard, docs, health, inbound, problems
@@ -53,16 +54,18 @@ def create_app(settings: Settings) -> Flask:
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.before_request(dashboard.allow_many)
-    access.install(app)
     problems.install(app)
     for blueprint in (health.blueprint, inbound.blueprint, docs.blueprint, dashboard.blueprint):
         app.register_blueprint(blueprint)
     api.install(app)
+    access.install(app, settings)
+    if settings.proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, *[settings.proxies] * 3)  # type: ignore[method-assign]
     return app
 
 
 def trusted_hosts(settings: Settings) -> list[str] | None:
-    """The names this server answers to; None: any.
+    """The names this server answers to; None: any. Those of the setting `trusted_hosts` come to its own.
 
     On a loopback address only the names of this machine and of the public URL are right, and another one is a page that
     has rebound its own name to us. Behind a container's or a proxy's address we cannot know what we are called.
@@ -72,10 +75,11 @@ def trusted_hosts(settings: Settings) -> list[str] | None:
         local = host == "localhost" or (ip_address(host).is_loopback and ":" not in host)  # Werkzeug cannot compare [::1]
     except ValueError:
         local = False
-    if not local:
+    said = {name.strip() for name in settings.trusted_hosts.split(",") if name.strip()}
+    if not local and not said:
         return None
     public = urlsplit(settings.url).hostname
-    return sorted({"localhost", "127.0.0.1", host} | ({public} if public else set()))
+    return sorted({"localhost", "127.0.0.1", *([host] if local else []), *([public] if public else []), *said})
 
 
 def main() -> int:

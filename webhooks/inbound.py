@@ -18,9 +18,10 @@ from pipeline import events
 from pipeline.events import EventError
 from pipeline.jobs import Queue, Upload
 from webhooks.accepting import is_ours, take
-from webhooks.access import bearer, same
+from webhooks.access import bearer
 from webhooks.context import here
 from webhooks.problems import Problem
+from webhooks.sessions import same
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, SecurityError
 
+from pipeline.access import AccessError
 from pipeline.images import ImageRefused
 from pipeline.inquiry import InquiryError
 from pipeline.ledger import LedgerError
@@ -124,6 +125,7 @@ def install(app: Flask) -> None:
     app.register_error_handler(Problem, lambda error: respond(error.status, error.detail, error.headers))
     app.register_error_handler(ImageRefused, lambda error: respond(422, str(error)))
     app.register_error_handler(InquiryError, lambda error: respond(422, str(error)))
+    app.register_error_handler(AccessError, lambda error: respond(404 if error.missing else 422, str(error)))
     app.register_error_handler(LedgerError, lambda error: respond(422, str(error)))
     app.register_error_handler(ModelError, lambda error: respond(409 if error.permanent else 503, str(error)))
     app.register_error_handler(EndpointError, lambda error: respond(404 if error.missing else 422, str(error)))

@@ -10,6 +10,18 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+SAID = "rows of the audit are neither changed nor removed"
+APPENDED_ONLY = {
+    "sqlite": [
+        f"create trigger audit_not_{deed}d before {deed} on audit begin select raise(abort, '{SAID}'); end" for deed in ("update", "delete")
+    ],
+    "postgresql": [
+        f"create function audit_is_appended_only() returns trigger language plpgsql as $$ begin raise exception '{SAID}'; end $$",
+        "create trigger audit_appended_only before update or delete on audit for each row execute function audit_is_appended_only()",
+    ],
+}
+"""Not even a fault of ours, or somebody who came in by one, rewrites it through this program."""
+
 
 def upgrade() -> None:
     """Apply."""
@@ -49,10 +61,14 @@ def upgrade() -> None:
     )
     op.create_index("ix_audit_subject", "audit", ["subject", "id"])
     op.create_index("ix_audit_at", "audit", ["at"])
+    for statement in APPENDED_ONLY[op.get_bind().dialect.name]:
+        op.execute(statement)
 
 
 def downgrade() -> None:
     """Undo."""
     op.drop_table("audit")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("drop function audit_is_appended_only()")
     op.drop_table("users")
     op.drop_table("api_keys")

@@ -31,6 +31,7 @@ LAYERS = (
     {
         "identity",
         "inboxes",
+        "backfills",
         "audit",
         "keys",
         "users",

@@ -123,10 +123,13 @@ def test_names_that_are_not_ours_get_nothing(web: Web, make_web: Callable[..., W
         assert web.client.get(path, headers={"Host": "rebound.example", "Accept": accept}).status_code == 400
     for host in ("localhost:8080", "127.0.0.1:8080"):
         assert web.client.get("/v1/jobs", headers={"Host": host}).status_code == 200, host
-    public = make_web(sqlite_url, public_url="https://unmask.example")
-    assert public.client.get("/v1/jobs", headers={"Host": "unmask.example"}).status_code == 200
-    container = make_web(sqlite_url, web_host="0.0.0.0")  # noqa: S104
-    assert container.client.get("/v1/jobs", headers={"Host": "web:8080"}).status_code == 200
+    public = make_web(sqlite_url, public_url="https://unmask.example", api_key=SecretStr(KEY))
+    assert public.client.get("/v1/jobs", headers={"Host": "unmask.example", **BEARER}).status_code == 200
+    container = make_web(sqlite_url, web_host="0.0.0.0", api_key=SecretStr(KEY))  # noqa: S104
+    assert container.client.get("/v1/jobs", headers={"Host": "web:8080", **BEARER}).status_code == 200
+    named = make_web(sqlite_url, web_host="0.0.0.0", trusted_hosts="web, unmask.example", api_key=SecretStr(KEY))  # noqa: S104
+    for host, status in (("web:8080", 200), ("unmask.example", 200), ("localhost", 200), ("rebound.example", 400)):
+        assert named.client.get("/v1/jobs", headers={"Host": host, **BEARER}).status_code == status, host
 
 
 def test_no_page_has_script_or_style_of_its_own(web: Web) -> None:
@@ -145,6 +148,6 @@ def test_no_page_has_script_or_style_of_its_own(web: Web) -> None:
 
 
 def test_a_cookie_over_https_is_for_https_only(make_web: Callable[..., Web], sqlite_url: str) -> None:
-    web = make_web(sqlite_url, public_url="https://unmask.example")
-    cookie = web.client.get("/endpoints", headers={"Host": "unmask.example"}).headers["Set-Cookie"]
+    web = make_web(sqlite_url, public_url="https://unmask.example", api_key=SecretStr(KEY))
+    cookie = web.client.get("/login", headers={"Host": "unmask.example"}).headers["Set-Cookie"]
     assert "Secure" in cookie

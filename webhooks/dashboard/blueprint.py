@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint
 from sqlalchemy.exc import SQLAlchemyError
 
-from webhooks import access, outbound
+from webhooks import access, outbound, sessions
 from webhooks.context import here
 from webhooks.dashboard import words
 
@@ -16,11 +16,13 @@ blueprint = Blueprint("dashboard", __name__, template_folder="templates", static
 
 @blueprint.app_context_processor
 def _every_page() -> dict[str, Any]:
-    return {"logged_in": access.logged_in, "notices": notices}
+    return {"logged_in": sessions.begun, "notices": notices}
 
 
 def notices() -> list[tuple[str, str]]:
-    """Endpoints that were disabled because nothing reached them: id and sentence."""
+    """Endpoints that were disabled because nothing reached them: id and sentence. For those who can do something about it."""
+    if not access.may("dashboard.endpoint"):
+        return []
     try:
         return [(row.id, f"Webhooks to {row.url} are off. {row.disabled_reason}") for row in outbound.disabled(here().database)]
     except SQLAlchemyError:  # a page that says the database is away must not need it
