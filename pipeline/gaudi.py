@@ -25,7 +25,7 @@ STACK = "1.14"
 """SynapseAI: the last that has TensorFlow."""
 TENSORFLOW = "2.15.0"
 BRIDGE = "1.14.0.493"
-PYTHON = (3, 10)
+PYTHON = "3.10"
 ANSWER_S = 30.0
 _NODES = (("dev/accel", "accel"), ("dev", "hl"))
 """Where the driver puts its nodes, newer and older: folder and name before the number."""
@@ -81,12 +81,8 @@ def preflight(text: str = "", root: Path = Path("/")) -> tuple[Group, tuple[Card
     return chosen, tuple(card for card in there if card.module in chosen.modules)
 
 
-def software(
-    world: int = 1, launcher: str = "horovod", *, installed: Callable[[str], str] = version, python: Sequence[int] = sys.version_info
-) -> dict[str, str]:
+def software(world: int = 1, launcher: str = "horovod", *, installed: Callable[[str], str] = version) -> dict[str, str]:
     """Versions of what training on `world` cards needs in this interpreter. Raises CardError where one is missing or another."""
-    if tuple(python[:2]) != PYTHON:
-        raise CardError(f"TensorFlow's last Gaudi bridge runs on Python {_dotted(PYTHON)}, and this is {_dotted(python[:2])}.")
     wanted = {"habana-tensorflow": BRIDGE}
     if world > 1 and launcher == "horovod":
         wanted["habana-horovod"] = BRIDGE
@@ -97,7 +93,10 @@ def software(
         try:
             found[name] = installed(name)
         except PackageNotFoundError:
-            raise CardError(f"{name} is not installed in this interpreter: take the image train-hpu.") from None
+            own = ".".join(map(str, sys.version_info[:2]))
+            raise CardError(
+                f"{name} is not installed in this Python {own}, and exists for {PYTHON} only: take the image train-hpu."
+            ) from None
         if found[name] != right:
             raise CardError(f"{name} is {found[name]}, and only {right} goes with TensorFlow {TENSORFLOW}.")
     return found
@@ -159,10 +158,6 @@ def _modules(root: Path) -> dict[int, int]:
     if not found:
         raise CardError("hl-smi names no card: its table of index and module id is empty.")
     return found
-
-
-def _dotted(numbers: Sequence[int]) -> str:
-    return ".".join(map(str, numbers))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

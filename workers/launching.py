@@ -3,7 +3,8 @@
 A training is one process to whoever starts it, on whatever device and however many cards::
 
     launch = launching.Launch(group, launcher=settings.train_launcher, python=settings.train_python or sys.executable)
-    trainer = [*launching.trainer(folder, progress=folder / "progress.jsonl", bf16="off"), "--faces", faces, "--steps", "1000"]
+    how = launching.trainer(folder, progress=folder / "progress.jsonl", bf16=settings.train_bf16)
+    trainer = [*how, "--faces", faces, "--steps", "1000"]
     process = subprocess.Popen(
         launching.command_of(launch, trainer), env=launching.environment_of(launch), pass_fds=lease.descriptors, ...
     )
@@ -33,6 +34,7 @@ all, over every resumption).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -77,7 +79,7 @@ class Outcome:
     permanent: bool = False
 
 
-def trainer(folder: Path, *, progress: Path | None = None, resume: bool = False, bf16: str = "off") -> list[str]:
+def trainer(folder: Path, *, progress: Path | None = None, resume: bool = False, bf16: str = "auto") -> list[str]:
     """Arguments of the trainer that concern how, not what, it trains; the others are those of `pipeline.training.fit`."""
     arguments = ["--out", str(folder), "--bf16", bf16]
     if progress is not None:
@@ -90,7 +92,7 @@ def command_of(launch: Launch, arguments: Sequence[str]) -> list[str]:
     device = ["--device", launch.group.device, "--ranks", str(launch.group.world)]
     if launch.device_root != Path("/"):
         device += ["--device-root", str(launch.device_root)]
-    alone = [launch.python, "-m", "pipeline.training.fit", *device, *arguments]
+    alone = [launch.python, "-m", "pipeline.training.fit", "--tied", *device, *arguments]
     if launch.group.world == 1:
         return alone
     modules = ",".join(map(str, launch.group.modules))
@@ -107,11 +109,76 @@ def environment_of(launch: Launch, base: Mapping[str, str] | None = None) -> dic
 _LEFT = re.compile(r"(OMPI_|PMIX_|PRTE_|HLS_|HABANA_VISIBLE_MODULES|TF_CONFIG|TF_BF16_CONVERSION|CUDA_VISIBLE_DEVICES)")
 
 
-def pinning(launch: Launch) -> dict[str, str]:
-    """The variables that tie a training to its cards (see `unmask cards`)."""
-    raise NotImplementedError
+def pinning(launch: Launch, rank: int | None = None) -> dict[str, str]:
+    """The variables that tie a training to its cards, or one of several ranks to its own (see `unmask cards`)."""
+    modules = launch.group.modules
+    mine = modules if rank is None else (modules[rank],)
+    if launch.group.device == "cpu":
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    if launch.group.device == "gpu":
+        return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, mine))}
+    if len(modules) == 1:
+        return {"HLS_MODULE_ID": str(modules[0])}
+    together = {"HABANA_VISIBLE_MODULES": ",".join(map(str, modules))}
+    if launch.launcher == "strategy":  # without MPI the bridge looks at this one only
+        return together | ({} if rank is None else {"HLS_MODULE_ID": str(modules[rank])})
+    return together | {"OMPI_MCA_btl_vader_single_copy_mechanism": "none"}
+
+
+def cluster(ports: Sequence[int], rank: int) -> dict[str, str]:
+    """The variable by which the ranks of a strategy find each other on this machine."""
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    return {"TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}})}
+
+
+def mpirun(world: int, command: Sequence[str], processors: int | None = None) -> list[str]:
+    """The vendor's command for several cards. A rank gets an eighth of the machine's cores, where that is at least one."""
+    cores = (processors or os.cpu_count() or 1) // 2 // 8
+    bound = ["--bind-to", "core", "--map-by", f"socket:PE={cores}"] if cores else ["--bind-to", "none"]
+    return ["mpirun", "--allow-run-as-root", *bound, "-np", str(world), "--merge-stderr-to-stdout", *command]
 
 
 def outcome_of(code: int, last: Sequence[str] = ()) -> Outcome:
-    """What an exit code means, with the last lines that the trainer wrote to standard error."""
-    raise NotImplementedError
+    """What an exit code means, with the last lines that the trainer wrote (of standard error, or of both together)."""
+    if code == DONE:
+        return Outcome("done")
+    if code == STOPPED:
+        return Outcome("stopped", "It was asked to stop, and goes on from its checkpoint.")
+    text = "\n".join(last)
+    said = next((line.strip() for line in reversed(last) if line.strip()), "")
+    for words, sentence, permanent in _KNOWN:
+        if re.search(words, text):
+            return Outcome("failed", sentence, permanent)
+    number = -code if code < 0 else code - 128
+    if number == signal.SIGTERM:
+        return Outcome("stopped", "It was asked to stop before it had begun.")
+    if code < 0 or 0 < number <= signal.SIGRTMAX:
+        return Outcome("failed", _DEATHS.get(number, f"The trainer was ended by signal {number}."))
+    if code == WRONG:
+        return Outcome("failed", said or "The trainer was given wrong settings or data.", True)
+    if code in (126, 127):
+        return Outcome("failed", said or "A program that the trainer needs is not installed, or may not be run.", True)
+    return Outcome("failed", said or f"The trainer ended with exit code {code} and said nothing.")
+
+
+_KNOWN = (
+    ("Device acquire failed", "The Gaudi card was busy or gone when the trainer asked for it (Device acquire failed).", False),
+    (
+        "Attempt to register an AllocatorFactory",
+        "TensorFlow was used before the Gaudi bridge was loaded, which aborts the process: this interpreter loads it on its own.",
+        True,
+    ),
+    (
+        r"No module named '?(tensorflow|habana_frameworks|horovod)",
+        "The interpreter of UNMASK_TRAIN_PYTHON has no TensorFlow for this device.",
+        True,
+    ),
+    (r"ResourceExhaustedError|OOM when allocating", "The device has too little memory for this batch: lower --pairs.", True),
+)
+"""What others say when they fail: words, what that means here, and whether it would happen again."""
+_DEATHS: dict[int, str] = {
+    signal.SIGABRT: "The trainer was aborted, as happens when its device cannot be initialised.",
+    signal.SIGSEGV: "The trainer crashed in native code.",
+    signal.SIGBUS: "The trainer lost its memory: is there enough /dev/shm?",
+    signal.SIGKILL: "The trainer was killed, as happens when the machine runs out of memory or its worker dies.",
+}

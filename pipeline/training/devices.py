@@ -60,12 +60,13 @@ class Rank:
 
     def agree(self, *numbers: float) -> list[float]:
         """The sums over all ranks, between steps. Every rank must ask, at the same step."""
-        if self._sum is None:
+        summed = self._sum
+        if summed is None:
             return list(numbers)
         import tensorflow as tf
 
         if not self._compiled:
-            self._compiled.append(tf.function(lambda given: (self._sum or list)([given])[0], reduce_retracing=True))
+            self._compiled.append(tf.function(lambda given: summed([given])[0], reduce_retracing=True))
         return [float(value) for value in self._compiled[0](tf.constant(numbers, tf.float32)).numpy()]
 
 

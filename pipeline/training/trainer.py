@@ -166,6 +166,7 @@ class _Stage:
                 break
             if stop:
                 self.trainer.say({"event": "stopped", "stage": self.number, "step": progress.step})
+                self.rank.agree(0)  # who ends early takes the others with it, and rank 0 may be writing still
                 return False
             if not looked and now - said > CALM_S:
                 said = now
