@@ -1,0 +1,99 @@
+"""Several trainers that train as one, started and ended as one process (see `workers.launching`).
+
+    python -m workers.ranks --device cpu --modules 0,1 -- python -m pipeline.training.fit --ranks 2 ...
+
+Gaudi cards with Horovod are left to `mpirun`; otherwise one process a card is started here, and told of the others. SIGTERM and
+SIGINT reach every rank. Where one ends wrongly, the others are ended too: they would wait for it for ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from pipeline import cards
+from workers import tether
+from workers.launching import DONE, STOPPED, Launch, cluster, mpirun, pinning
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody uses now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def commands(launch: Launch, command: Sequence[str], base: Mapping[str, str]) -> list[tuple[list[str], dict[str, str]]]:
+    """What is started, each with its environment: one `mpirun`, or every rank."""
+    if launch.group.device == "hpu" and launch.launcher == "horovod":
+        return [(mpirun(launch.group.world, command), {**base, **pinning(launch)})]
+    ports = free_ports(launch.group.world)
+    return [(list(command), {**base, **pinning(launch, rank), **cluster(ports, rank)}) for rank in range(launch.group.world)]
+
+
+def run(launch: Launch, command: Sequence[str]) -> int:
+    """Start the ranks, wait for all, and give the exit code: that of the first that failed, else 75 if one was stopped, else 0."""
+    living: dict[int, subprocess.Popen[bytes]] = {}
+    asked: list[int] = []
+    alone = launch.group.device == "hpu" and launch.launcher == "horovod"
+    stop = signal.SIGUSR1 if alone else signal.SIGTERM  # mpirun passes on the former; at the latter it ends its ranks
+
+    def send(number: int) -> None:
+        for pid in living:
+            os.kill(pid, number)
+
+    def pass_on(number: int, frame: object) -> None:
+        asked.append(number)
+        send(stop)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    for words, environment in commands(launch, command, os.environ):
+        started = subprocess.Popen(words, env=environment, preexec_fn=tether.tie)
+        living[started.pid] = started
+    if asked:  # before there was anybody to hear it
+        send(stop)
+    codes: list[int] = []
+    while living:
+        pid, status = os.wait()
+        if (ended := living.pop(pid, None)) is None:
+            continue
+        code = os.waitstatus_to_exitcode(status)
+        ended.returncode = code
+        codes.append(code if code >= 0 else 128 - code)
+        if codes[-1] not in (DONE, STOPPED):
+            send(signal.SIGKILL)
+    failed = [code for code in codes if code not in (DONE, STOPPED)]
+    return failed[0] if failed else max(codes)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """See the module's docstring; 2: there is no such group, or a program is missing."""
+    tether.tie()
+    parser = argparse.ArgumentParser(description="Start several trainers that train as one.")
+    parser.add_argument("--device", choices=cards.DEVICES, required=True)
+    parser.add_argument("--modules", required=True)
+    parser.add_argument("--launcher", choices=("horovod", "strategy"), default="horovod")
+    parser.add_argument("command", nargs="+")
+    chosen = parser.parse_args(arguments)
+    try:
+        return run(Launch(cards.group(chosen.device, chosen.modules), chosen.launcher), chosen.command)
+    except cards.CardError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+    except FileNotFoundError as error:
+        print(f"{error.filename} is not installed.", file=sys.stderr)  # noqa: T201
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
