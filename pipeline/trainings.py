@@ -16,7 +16,7 @@ without coming any further fails, what is merely killed often does not.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,7 @@ class TrainingLedgerError(Exception):
 class Claim:
     """The right to go on with a training, until the lease ends or somebody takes it away (see `renew`).
 
-    `attempt` counts from 1 since it last got on, `run` from 1 in all. `checkpoint`: see `TrainingRow.checkpoint`.
+    `attempt` counts from 1 since it last got on, `run` from 1 in all. `checkpoint`, `settled`: see `TrainingRow`.
     """
 
     training_id: str
@@ -62,6 +62,7 @@ class Claim:
     created_at: float
     params: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Mapping[str, Any] | None = None
+    settled: Mapping[str, Any] = field(default_factory=dict)
 
 
 # -- coming in
@@ -143,6 +144,7 @@ def claim(db: Database, training_id: str, *, worker: str, lease_s: float, max_at
             after.created_at,
             after.params,
             after.checkpoint,
+            after.settled,
         )
 
 
@@ -180,12 +182,28 @@ def told(db: Database, claim: Claim, lines: Sequence[Mapping[str, Any]]) -> bool
         return True
 
 
-def got_on(db: Database, claim: Claim, checkpoint: Mapping[str, Any], *, phase: str | None = None) -> bool:
+def settled(db: Database, claim: Claim, **facts: Any) -> bool:
+    """Keep what was decided when it was begun, such as which state of a growing data set it learns from. False: the claim is lost."""
+    with db.write() as session:
+        row = session.get(TrainingRow, claim.training_id)
+        return row is not None and _change(session, row.id, *_held(claim), settled={**row.settled, **facts}) is not None
+
+
+def got_on(
+    db: Database,
+    claim: Claim,
+    checkpoint: Mapping[str, Any],
+    *,
+    phase: str | None = None,
+    provided: Callable[[Session], None] = lambda session: None,
+) -> bool:
     """A checkpoint was stored, or a phase is over: attempts count anew from here. False: the claim is lost.
 
-    `checkpoint` is the whole new value: `prefix`, `files`, and for display `stage` and `step`.
+    `checkpoint` is the whole new value: `prefix`, `files`, and for display `stage` and `step`. `provided` is called within the
+    transaction, and may raise to keep it from happening.
     """
     with db.write() as session:
+        provided(session)
         at = session.execute(select(now())).scalar_one()
         values: dict[str, Any] = {"checkpoint": {**checkpoint, "at": at}, "attempts": 1, "phase": phase or claim.phase}
         if _change(session, claim.training_id, *_held(claim), **values) is None:
@@ -251,9 +269,13 @@ def finish(db: Database, claim: Claim, *, name: str, version: str, decision: Map
 
 
 def cancel(db: Database, training_id: str, *, actor: str) -> bool:
-    """Stop a queued or running training; its worker ends the trainer when it next looks. False: it is over, or there is none."""
+    """Stop a training; its worker ends the trainer when it next looks. False: it is over, at the gate, or there is none."""
     with db.write() as session:
-        alive = TrainingRow.status.in_(ALIVE)
+        # what the gate decides, it decides for good: from there on there is nothing to stop
+        alive = or_(
+            TrainingRow.status == Status.QUEUED.value,
+            and_(TrainingRow.status == Status.RUNNING.value, TrainingRow.phase != PHASES[-1]),
+        )
         reason = f"Cancelled by {actor}."
         if _end(session, training_id, Status.CANCELLED, alive, fence=TrainingRow.fence + 1, reason=reason) is None:
             return False

@@ -48,6 +48,7 @@ def _trainings() -> None:
         sa.Column("next_attempt_at", sa.Float(precision=53), nullable=True),
         sa.Column("woken_at", sa.Float(precision=53), nullable=False),
         sa.Column("checkpoint", sa.JSON(), nullable=True),
+        sa.Column("settled", sa.JSON(), nullable=False),
         sa.Column("progress", sa.JSON(), nullable=False),
         sa.Column("result_name", sa.String(length=255), nullable=True),
         sa.Column("result_version", sa.String(length=64), nullable=True),

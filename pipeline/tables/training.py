@@ -49,6 +49,8 @@ class TrainingRow(Base):
     woken_at: Mapped[float] = mapped_column(default=0.0)
     checkpoint: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     """The last that was stored: `prefix`, `files` (sha256 by name), `stage`, `step`, `at`; in phase `gate` the version's files."""
+    settled: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    """What was decided when it began, so that every worker goes on alike: `dataset_sha256`, `start_name`, `start_version`."""
     progress: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     """The last thing that the trainer said."""
     result_name: Mapped[str | None] = mapped_column(String(255))

@@ -1,0 +1,343 @@
+"""One training taken through its phases by the worker that has claimed it: train, make a version of the weights, have it judged.
+
+TensorFlow is in the trainer's process alone. What that says comes in a file of JSON lines; each checkpoint that it writes is stored
+in the models bucket at once; whatever ends it, and us, the training goes on from the last one stored, here or elsewhere.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from pipeline import cards, gate, options, registry, trainings
+from pipeline.cards import CardLease
+from pipeline.database import Database
+from pipeline.settings import Settings
+from pipeline.storage import Storage, StorageError
+from pipeline.trainings import Claim
+from workers import keeping, launching, material, tether
+from workers.environments import CODE
+from workers.exclusion import locked_within
+from workers.holding import Hold
+from workers.launching import CHECKPOINT_FILES, Launch, Outcome
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.2
+AGAIN_S = 5.0
+"""After how long a database or store that did not answer is asked again."""
+ORPHANS_S = 20.0
+"""How long the trainer of a worker that died may take to vanish."""
+NICE = 10
+"""A trainer on the CPU lets everything else on the machine go first."""
+RESULTS = ("weights.h5", "training.json", "curve.json", "curve.png")
+START = "start.h5"
+NAME = "unmask-resnet50"
+LAST_LINES = 40
+
+
+class CourseError(Exception):
+    """The trainer, or what makes a version, ended without success. `permanent`: it would again."""
+
+    def __init__(self, sentence: str, *, permanent: bool = False, said: str = "") -> None:
+        super().__init__(sentence)
+        self.permanent = permanent
+        self.said = said
+
+
+class Stopped(Exception):
+    """The worker is ending; the checkpoint is stored, and another worker may go on."""
+
+
+class Course:
+    """A claimed training on a group of cards. `stopping`: whether the worker has been asked to end."""
+
+    def __init__(
+        self,
+        db: Database,
+        storage: Storage,
+        settings: Settings,
+        claim: Claim,
+        hold: Hold,
+        lease: CardLease,
+        python: str,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._db, self._storage, self._settings = db, storage, settings
+        self._claim, self._hold, self._lease, self._python, self._stopping = claim, hold, lease, python, stopping
+        self.folder = (settings.trainings_dir / claim.training_id).absolute()
+        self._stored = 0
+        self._mark: tuple[int, int] | None = None
+        self._read = 0
+        self._untold: list[dict[str, Any]] = []
+        self._not_before = 0.0
+        self._heard = time.monotonic()
+
+    def run(self) -> None:
+        """Go on to the end. Raises Stopped, HoldLost, and what the rooms that it goes through raise, each with `permanent`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._be_alone()
+        kept: Mapping[str, Any] | None = self._claim.checkpoint
+        if kept is not None and not self._further_here(kept):
+            keeping.restore(self._storage, self._settings, kept, self.folder)
+        phase = self._claim.phase
+        if phase == "train":
+            found = self._material()
+            self._train(found)
+            self._keep(RESULTS, "results", phase="release")
+            phase = "release"
+        self._hold.free_cards()
+        if phase == "release":
+            found = self._material()
+            files = self._release(found)
+            self._keep(files, "version", phase="gate")
+        self._decide()
+
+    # -- what there is to begin with
+
+    def _be_alone(self) -> None:
+        lock = os.open(self.folder / "alive.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not locked_within(ORPHANS_S, lock, fcntl.LOCK_EX):
+                raise CourseError("The trainer of an earlier attempt is still alive on this machine.")
+        finally:
+            os.close(lock)
+
+    def _further_here(self, kept: Mapping[str, Any]) -> bool:
+        """Whether this folder has a later checkpoint than was stored: a worker that died here had no time to."""
+        here = keeping.position(self.folder) if self._claim.phase == "train" else None
+        return here is not None and here >= (int(kept.get("stage", 0)), int(kept.get("step", 0)))
+
+    def _material(self) -> material.Material:
+        settled = self._claim.settled
+        before = str(settled.get("dataset_sha256", ""))
+        found = material.bring(self._db, self._storage, self._settings, self._claim.dataset, self.folder / "data", sha256=before)
+        if found.sha256 != before:
+            self._settle(dataset_sha256=found.sha256)
+        return found
+
+    def _start(self) -> list[str]:
+        """The weights to go on from, by a name that is the same on every worker: it is part of what a checkpoint belongs to."""
+        if self._claim.params.get("start") != options.CHAMPION:
+            return []
+        settled = self._claim.settled
+        if "start_version" not in settled:
+            name, version = registry.champion(self._db)
+            self._settle(start_name=name, start_version=version)
+            settled = {"start_name": name, "start_version": version}
+        source = registry.fetch(self._db, self._storage, self._settings, settled["start_name"], settled["start_version"]) / "weights.h5"
+        if not source.is_file():
+            raise CourseError(f"The model {settled['start_version']} has no weights to go on from.", permanent=True)
+        shutil.copyfile(source, self.folder / START)
+        return ["--weights", START]
+
+    def _settle(self, **facts: Any) -> None:
+        if not trainings.settled(self._db, self._claim, **facts):
+            self._hold.lost.set()
+        self._hold.check()
+
+    # -- train
+
+    def _train(self, found: material.Material) -> None:
+        group = self._lease.group
+        launch = Launch(group, self._settings.train_launcher, self._python, self._settings.device_root)
+        progress = self.folder / "progress.jsonl"
+        progress.unlink(missing_ok=True)
+        told = [
+            *launching.trainer(self.folder, progress=progress, bf16=self._settings.train_bf16),
+            *found.arguments(),
+            *("--facts", str((self._settings.trainings_dir / "faces.npz").absolute())),
+            *self._start(),
+            *options.arguments(self._claim.params, hours=self._settings.train_hours),
+        ]
+        self._mark = keeping.mark_of(self.folder) if self._claim.checkpoint is not None else None
+        outcome = self._watched(
+            launching.command_of(launch, told),
+            launching.environment_of(launch, self._environment()),
+            self._look,
+            nice=group.device == "cpu",
+        )
+        self._look(last=True)
+        if outcome.state == "stopped":
+            raise Stopped
+        if outcome.state == "failed":
+            raise CourseError(outcome.sentence, permanent=outcome.permanent, said=self._said())
+
+    def _look(self, *, last: bool = False) -> None:
+        """Keep what the trainer has told since the last look, and its checkpoint if it is another one.
+
+        A database or a store that does not answer keeps nobody from training: it is tried again. How long we may go on without the
+        database is the hold's business.
+        """
+        self._untold += (lines := self._lines())
+        if lines:
+            self._heard = time.monotonic()
+        self._hold.check()
+        if time.monotonic() < self._not_before and not last:
+            return
+        try:
+            if not trainings.told(self._db, self._claim, self._untold):
+                self._hold.lost.set()
+                self._hold.check()
+            self._untold = []
+            mark = keeping.mark_of(self.folder)
+            if mark is not None and mark != self._mark and (held := keeping.snapshot(self.folder)) is not None:
+                self._heard = time.monotonic()
+                self._store(held.folder, CHECKPOINT_FILES, f"{held.stage}-{held.step}", stage=held.stage, step=held.step)
+                self._mark = held.mark
+        except (SQLAlchemyError, StorageError) as error:
+            if last or getattr(error, "permanent", False):
+                raise
+            log.warning("training %s: %s", self._claim.training_id, error)
+            self._not_before = time.monotonic() + AGAIN_S
+
+    def _lines(self) -> list[dict[str, Any]]:
+        try:
+            with (self.folder / "progress.jsonl").open("rb") as file:
+                file.seek(self._read)
+                content = file.read()
+        except FileNotFoundError:
+            return []
+        whole = content[: content.rfind(b"\n") + 1]  # the last line may be half written
+        self._read += len(whole)
+        found = []
+        for line in whole.splitlines():
+            with suppress(ValueError):
+                told = json.loads(line)
+                if isinstance(told, dict):
+                    found.append(told)
+        return found
+
+    # -- make a version
+
+    def _release(self, found: material.Material) -> list[str]:
+        version = version_of(self._claim)
+        made = self.folder / "versions"
+        shutil.rmtree(made, ignore_errors=True)
+        params = self._claim.params
+        command = [self._python, "-m", "pipeline.training.release", "--weights", str(self.folder / "weights.h5")]
+        command += ["--faces", str(found.faces.absolute()), "--out", str(made), "--name", NAME, "--version", version]
+        command += ["--training", str(self.folder / "training.json"), "--size", str(options.last_size(params))]
+        command += ["--facts", str((self._settings.trainings_dir / "faces.npz").absolute())]
+        command += [f"--street={params['street']}"] if "street" in params else []
+        command += ["--no-grid"] if params.get("grid") is False else []
+        self._heard = time.monotonic()
+        outcome = self._watched(command, self._environment(), self._hold.check, nice=True)
+        if outcome.state != "done":
+            if self._stopping():
+                raise Stopped
+            raise CourseError(
+                f"No version could be made of the weights: {outcome.sentence}", permanent=outcome.permanent, said=self._said()
+            )
+        folder = made / NAME / version
+        return [str(path.relative_to(self.folder)) for path in sorted(folder.iterdir()) if path.is_file()]
+
+    # -- have it judged
+
+    def _decide(self) -> None:
+        if self._stopping():
+            raise Stopped
+        self._hold.check()
+        version = version_of(self._claim)
+        folder = self.folder / "versions" / NAME / version
+        decision = gate.consider(self._db, self._storage, self._settings, folder, training_id=self._claim.training_id)
+        said = json.loads(json.dumps(asdict(decision), default=str))
+        said["outcome"] = decision.outcome.value
+        if not trainings.finish(self._db, self._claim, name=decision.name, version=decision.version, decision=said):
+            self._hold.lost.set()
+            self._hold.check()
+        keeping.forget(self._storage, self._settings, self._claim.training_id)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # -- storing
+
+    def _keep(self, names: Sequence[str], what: str, *, phase: str) -> None:
+        self._store(self.folder, names, what, phase=phase)
+
+    def _store(self, folder: Path, names: Sequence[str], what: str, *, phase: str | None = None, **place: int) -> None:
+        self._stored += 1
+        prefix = f"{keeping.home(self._claim.training_id)}{self._claim.fence:06}-{self._stored:06}-{what}/"
+        files = keeping.store(self._storage, self._settings, prefix, folder, names)
+        kept = {"prefix": prefix, "files": files, **place}
+        with_cards = self._lease.descriptors != []
+
+        def provided(session: Session) -> None:
+            if with_cards:
+                cards.check(session, self._lease)
+
+        if not trainings.got_on(self._db, self._claim, kept, phase=phase, provided=provided):
+            self._hold.lost.set()
+            self._hold.check()
+        keeping.forget(self._storage, self._settings, self._claim.training_id, before=prefix)
+
+    # -- processes
+
+    def _environment(self) -> dict[str, str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("UNMASK_")}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(CODE), os.environ.get("PYTHONPATH"))))
+        return environment
+
+    def _watched(self, command: Sequence[str], environment: Mapping[str, str], look: Callable[[], None], *, nice: bool) -> Outcome:
+        """Run a program that dies with us, looking after it, until it ends; asked to stop, it gets `train_stop_s` to do so."""
+        calm = shutil.which("nice") if nice else None
+        tied = [sys.executable, "-S", "-E", tether.__file__, str(self.folder / "alive.lock")]
+        words = [*tied, *([calm, "-n", str(NICE)] if calm else []), *command]
+        self._heard = time.monotonic()
+        asked: float | None = None
+        with (self.folder / "log").open("wb") as output:
+            process = subprocess.Popen(
+                words,
+                env=dict(environment),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=tuple(self._lease.descriptors),
+            )
+        try:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    return launching.outcome_of(process.wait(LOOK_S), self._said().splitlines())
+                look()
+                if asked is None and self._stopping():
+                    asked = time.monotonic()
+                    process.terminate()
+                if asked is not None and time.monotonic() - asked > self._settings.train_stop_s:
+                    raise Stopped
+                if time.monotonic() - self._heard > self._settings.train_stall_s:
+                    raise CourseError(f"The trainer said nothing for {self._settings.train_stall_s:g} s.", said=self._said())
+        finally:
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, SIGKILL)
+                process.wait()
+
+    def _said(self) -> str:
+        try:
+            with (self.folder / "log").open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 20_000))
+                return "\n".join(file.read().decode(errors="replace").splitlines()[-LAST_LINES:])
+        except FileNotFoundError:
+            return ""
+
+
+def version_of(claim: Claim) -> str:
+    """The version that a training makes: its day and the end of its id, whoever works on it and whenever."""
+    return f"{datetime.fromtimestamp(claim.created_at, timezone.utc):%Y.%m.%d}-{claim.training_id[-8:]}"
