@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import func, select, tuple_
 
@@ -35,13 +35,14 @@ def page(
     verdict: Verdict | None = None,
     prefix: str | None = None,
     origin: str | None = None,
+    inboxes: Collection[str] = (),
     after: str | None = None,
     limit: int,
 ) -> tuple[list[JobRow], str | None]:
     """Up to `limit` (1 to 1,000) jobs, newest first, and the cursor to pass as `after` for the next page; None: no more.
 
     Keyset pages: a page costs the same however far down it lies, and jobs that arrive meanwhile shift nothing.
-    `prefix` is of the object key, case-sensitive. Raises InquiryError if `after` is not a cursor of ours.
+    `prefix` is of the object key, case-sensitive; `inboxes` empty: of all. Raises InquiryError if `after` is not a cursor of ours.
     """
     limit = max(1, min(limit, MAX_PAGE))
     query = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(limit + 1)
@@ -53,6 +54,8 @@ def page(
         query = query.where(func.substr(JobRow.key, 1, len(prefix)) == prefix)
     if origin is not None:
         query = query.where(JobRow.origin == origin)
+    if inboxes:
+        query = query.where(JobRow.inbox.in_(inboxes))
     if after is not None:
         query = query.where(tuple_(JobRow.created_at, JobRow.id) < tuple_(*_place(after)))
     with db.read() as session:
@@ -82,10 +85,11 @@ def history(db: Database, job_id: str) -> list[HistoryRow]:
         return list(session.scalars(select(HistoryRow).where(HistoryRow.job_id == job_id).order_by(HistoryRow.id)))
 
 
-def counts(db: Database) -> dict[str, int]:
-    """How many jobs stand at each status, every status named."""
+def counts(db: Database, inboxes: Collection[str] = ()) -> dict[str, int]:
+    """How many jobs stand at each status, every status named. `inboxes` empty: of all."""
+    query = select(JobRow.status, func.count()).group_by(JobRow.status)
     with db.read() as session:
-        found = session.execute(select(JobRow.status, func.count()).group_by(JobRow.status)).all()
+        found = session.execute(query.where(JobRow.inbox.in_(inboxes)) if inboxes else query).all()
     return {status.value: 0 for status in Status} | {row[0]: int(row[1]) for row in found}
 
 

@@ -8,9 +8,11 @@ from pathlib import PurePosixPath
 
 from werkzeug.datastructures import FileStorage
 
-from pipeline import events, faults, ledger
+from pipeline import events, faults, inboxes, ledger
+from pipeline.inboxes import Inbox, InboxError
 from pipeline.jobs import Queue, Stage, Status, Upload
 from pipeline.ledger import Accepted
+from webhooks.access import principal
 from webhooks.acting import rouse
 from webhooks.context import Context
 from webhooks.problems import Problem
@@ -26,9 +28,17 @@ class Received:
     data: bytes
 
 
-def take(context: Context, upload: Upload, queue: Queue) -> Accepted:
-    """Make the one job of an upload, or find it, and wake whoever is to work on it."""
-    accepted = ledger.accept(context.database, upload, queue=queue)
+@dataclass(frozen=True)
+class Placed:
+    """An object that lies in an inbox: the upload, and the inbox's name."""
+
+    upload: Upload
+    inbox: str
+
+
+def take(context: Context, upload: Upload, queue: Queue, inbox: str = inboxes.DEFAULT) -> Accepted:
+    """Make the one job of an upload that came through an inbox, or find it, and wake whoever is to work on it."""
+    accepted = ledger.accept(context.database, upload, queue=queue, inbox=inbox)
     faults.point("accepted", upload.key)
     if accepted.created:
         rouse(context, accepted.job_id, Stage.EXTRACT, queue)
@@ -65,24 +75,50 @@ def safe_name(name: str) -> str:
     return last
 
 
-def is_ours(context: Context, key: str) -> bool:
-    """Whether an object is one that `store` has put there, so that the request which did is about to make its job."""
-    return re.fullmatch(re.escape(context.settings.inbox_prefix) + OURS, key) is not None
+def is_ours(context: Context, key: str, prefix: str | None = None) -> bool:
+    """Whether an object is one that `store` has put there, so that the request which did is about to make its job.
+
+    `prefix`: of the inbox it lies in; None: that of the settings.
+    """
+    return re.fullmatch(re.escape(context.settings.inbox_prefix if prefix is None else prefix) + OURS, key) is not None
 
 
-def store(context: Context, received: Received, folder: str, *, origin: str) -> Upload:
-    """Put a file into the inbox, as `{inbox prefix}{folder}/{name}`, and return it as an upload. `folder`: as OURS has it."""
-    settings, storage = context.settings, context.storage
-    key = f"{settings.inbox_prefix}{folder}/{received.name}"
-    storage.put(settings.inbox_bucket, key, received.data, "application/octet-stream")
-    return found(context, key, origin=origin)
+def inbox_named(context: Context, name: str | None) -> Inbox:
+    """The inbox that whoever asks wants their images in; without a name the settings', or the only one they are bound to.
+
+    Raises Problem 404 for one that is not theirs, 422 if they must say which, or if it takes nothing.
+    """
+    bound = principal().inboxes
+    if not name:
+        name = next(iter(bound)) if len(bound) == 1 else inboxes.DEFAULT
+        if bound and name not in bound:
+            raise Problem(422, f"Say which inbox: {', '.join(sorted(bound))}.")
+    if bound and name not in bound:
+        raise Problem(404, f"There is no inbox {name}.")
+    try:
+        inbox = inboxes.get(context.settings, context.database, name)
+    except InboxError as error:
+        raise Problem(404, str(error)) from error
+    if not inbox.enabled:
+        raise Problem(422, f"The inbox {name} is turned off.")
+    return inbox
 
 
-def found(context: Context, key: str, *, origin: str) -> Upload:
-    """An object that lies in the inbox already, as an upload. Raises SourceGone if it does not."""
-    bucket = context.settings.inbox_bucket
-    stored = context.storage.head(bucket, key)
-    upload = Upload(bucket, key, stored.version_id, stored.etag, size=stored.size, origin=origin, modified=stored.modified)
-    if why := events.admissible(upload, context.settings):
-        raise Problem(422, f"No job is made of {key}: {why}.")
-    return upload
+def store(context: Context, received: Received, folder: str, *, origin: str, inbox: Inbox) -> Placed:
+    """Put a file into an inbox, as `{its prefix}{folder}/{name}`. `folder`: as OURS has it."""
+    key = f"{inbox.prefix}{folder}/{received.name}"
+    context.storage.put(inbox.bucket, key, received.data, "application/octet-stream")
+    return found(context, key, origin=origin, inbox=inbox)
+
+
+def found(context: Context, key: str, *, origin: str, inbox: Inbox) -> Placed:
+    """An object that lies in an inbox's bucket already. Raises SourceGone if it does not, Problem if no job is made of it."""
+    directory = inboxes.directory(context.settings, context.database)
+    within = directory.of(Upload(inbox.bucket, key))
+    if principal().inboxes and (within is None or within.name != inbox.name):
+        raise Problem(404, f"There is no {key} in the inbox {inbox.name}.")  # whatever lies there: it is somebody else's
+    stored = context.storage.head(inbox.bucket, key)
+    upload = Upload(inbox.bucket, key, stored.version_id, stored.etag, size=stored.size, origin=origin, modified=stored.modified)
+    if within is None or (why := directory.why_not(upload)) is not None:
+        raise Problem(422, f"No job is made of {key}: {why if within else 'it is in no inbox'}.")
+    return Placed(upload, within.name)

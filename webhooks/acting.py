@@ -5,15 +5,16 @@ from __future__ import annotations
 from pipeline import inquiry, ledger
 from pipeline.database import JobRow
 from pipeline.jobs import Queue, Stage
+from webhooks.access import principal
 from webhooks.context import Context
 from webhooks.problems import Problem
 from workers.app import wake
 
 
 def find(context: Context, job_id: str) -> JobRow:
-    """The job of that id. Raises Problem 404."""
+    """The job of that id, if it is one that whoever asks may see. Raises Problem 404: what is not theirs is not there."""
     row = inquiry.job(context.database, job_id)
-    if row is None:
+    if row is None or not principal().may_see(row.inbox):
         raise Problem(404, "There is no job of that id.")
     return row
 

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from werkzeug.datastructures import FileStorage
 
 from pipeline import inquiry
-from pipeline.jobs import Queue, Upload, new_id
+from pipeline.jobs import Queue, new_id
 from webhooks import acting, pictures
-from webhooks.accepting import found, receive, store, take
+from webhooks.accepting import Placed, found, inbox_named, receive, store, take
+from webhooks.access import principal
 from webhooks.api import shapes
 from webhooks.api.blueprints import answer, picture, resource
 from webhooks.api.schemas import FacePath, Job, JobPath, Jobs, JobsQuery, KeyBody, PictureQuery
@@ -25,14 +26,13 @@ blueprint = resource("jobs", "Images on their way, and what became of them")
 
 JPEG = {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
 PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
+FORM = {"file": {"type": "string", "format": "binary"}, "inbox": {"type": "string", "maxLength": 64}}
 CREATE = {
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {"schema": KeyBody.model_json_schema()},
-            "multipart/form-data": {
-                "schema": {"type": "object", "required": ["file"], "properties": {"file": {"type": "string", "format": "binary"}}}
-            },
+            "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "properties": FORM}},
         },
     },
     "parameters": [
@@ -57,30 +57,30 @@ def create() -> Response:
     context = here()
     if request.mimetype == "application/json":
         try:
-            key = KeyBody.model_validate(request.get_json(silent=True)).key
+            body = KeyBody.model_validate(request.get_json(silent=True))
         except ValidationError as error:
             return of_validation(error)
-        upload = found(context, key, origin="submit")
+        placed = found(context, body.key, origin="submit", inbox=inbox_named(context, body.inbox))
     else:
-        upload = _stored(context, request.files.get("file"))
-    accepted = take(context, upload, Queue.BULK)
+        placed = _stored(context, request.files.get("file"))
+    accepted = take(context, placed.upload, Queue.BULK, placed.inbox)
     row = acting.find(context, accepted.job_id)
     return answer(shapes.job(context, row), 202 if accepted.created else 200, Location=f"/v1/jobs/{row.id}")
 
 
-def _stored(context: Context, file: FileStorage | None) -> Upload:
+def _stored(context: Context, file: FileStorage | None) -> Placed:
     received = receive(context, file)
+    inbox = inbox_named(context, request.form.get("inbox"))
     key = request.headers.get("Idempotency-Key")
     if key is None:
-        return store(context, received, f"submit/{new_id()}", origin="submit")
-    folder = f"submit/{uuid.uuid5(NAMESPACE, key)}"
-    inbox, prefix = context.settings.inbox_bucket, f"{context.settings.inbox_prefix}{folder}/"
-    before = next(context.storage.listing(inbox, prefix), None)
+        return store(context, received, f"submit/{new_id()}", origin="submit", inbox=inbox)
+    folder = f"submit/{uuid.uuid5(NAMESPACE, f'{principal().actor} {key}')}"  # nobody finds another's by guessing their keys
+    before = next(context.storage.listing(inbox.bucket, prefix := f"{inbox.prefix}{folder}/"), None)
     if before is None:
-        return store(context, received, folder, origin="submit")
+        return store(context, received, folder, origin="submit", inbox=inbox)
     if (before.key, before.size) != (prefix + received.name, len(received.data)):
         raise Problem(422, "This Idempotency-Key was used with another file.")
-    return found(context, before.key, origin="submit")
+    return found(context, before.key, origin="submit", inbox=inbox)
 
 
 @blueprint.get("/jobs", responses={200: Jobs})
@@ -93,6 +93,7 @@ def listing(query: JobsQuery) -> Response:
         verdict=query.verdict,
         prefix=query.prefix,
         origin=query.origin,
+        inboxes=principal().inboxes,
         after=query.after,
         limit=query.limit,
     )

@@ -13,7 +13,7 @@ from pipeline import ledger
 from pipeline.database import JobRow
 from pipeline.jobs import Queue, Status, new_id
 from webhooks import acting, pictures
-from webhooks.accepting import receive, store, take
+from webhooks.accepting import inbox_named, receive, store, take
 from webhooks.api import shapes
 from webhooks.api.blueprints import answer, resource
 from webhooks.api.schemas import FileForm, Job, Prediction
@@ -36,8 +36,9 @@ def predict(form: FileForm) -> Response:
     judged (damaged, too large, no image at all) is a 422 that says why.
     """
     context = here()
-    upload = store(context, receive(context, form.file), f"predict/{new_id()}", origin="predict")
-    job_id = take(context, upload, Queue.INTERACTIVE).job_id
+    inbox = inbox_named(context, form.inbox)
+    placed = store(context, receive(context, form.file), f"predict/{new_id()}", origin="predict", inbox=inbox)
+    job_id = take(context, placed.upload, Queue.INTERACTIVE, placed.inbox).job_id
     _wait(context, job_id)
     row = acting.find(context, job_id)
     where = f"/v1/jobs/{job_id}"

@@ -33,6 +33,10 @@ class DeliveryPath(BaseModel):
     id: str = Field(description="The delivery's id", max_length=64)
 
 
+class EventPath(BaseModel):
+    type: str = Field(description="Such as `job.done`", max_length=64)
+
+
 class ModelPath(BaseModel):
     name: str = Field(max_length=255)
     version: str = Field(max_length=64)
@@ -44,10 +48,14 @@ class QueuePath(BaseModel):
 
 class FileForm(BaseModel):
     file: FileStorage = Field(description="The image: JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF")
+    inbox: str | None = Field(
+        None, description="The inbox it goes into; left out: that of the settings, or your only one", max_length=64
+    )
 
 
 class KeyBody(Strict):
-    key: str = Field(description="Key of an object that lies in the inbox bucket", min_length=1, max_length=1024)
+    key: str = Field(description="Key of an object that lies in the inbox's bucket", min_length=1, max_length=1024)
+    inbox: str | None = Field(None, description="Name of the inbox; null: that of the settings, or your only one", max_length=64)
 
 
 class JobsQuery(Strict):
@@ -67,6 +75,7 @@ class DeliveriesQuery(Strict):
     endpoint_id: str | None = Field(None, max_length=64)
     job_id: str | None = Field(None, max_length=64)
     status: Literal["pending", "delivered", "failed"] | None = None
+    event_type: str | None = Field(None, description="Such as `job.done`", max_length=64)
     after: str | None = Field(None, description="`next` of the page before", max_length=64)
     limit: int = Field(50, ge=1, le=200)
 
@@ -75,11 +84,18 @@ class EndpointBody(Strict):
     url: str = Field(description="Where to send: https, and not inside a private network unless settings allow it", max_length=2000)
     description: str = Field("", max_length=500)
     events: list[str] = Field([], description="Types it wants, such as `job.done`; empty: all", max_length=50)
+    inbox: str | None = Field(None, description="Only events of this inbox; null: of all, and those of none", max_length=64)
+
+
+class EndpointChange(Strict):
+    description: str | None = Field(None, description="null: as it was", max_length=500)
+    events: list[str] | None = Field(None, description="Types it wants from now on; empty: all; null: as before", max_length=50)
 
 
 class ReplayBody(Strict):
-    since: float = Field(description="Seconds since the epoch; events of then and later")
-    until: float | None = Field(None, description="Seconds since the epoch; events of then and earlier")
+    since: float = Field(description="Seconds since the epoch; events of then and later", ge=0, le=1e11)
+    until: float | None = Field(None, description="Seconds since the epoch; events of then and earlier", ge=0, le=1e11)
+    undelivered: bool = Field(False, description="Only those that it has not taken yet")
 
 
 class Source(BaseModel):
@@ -155,9 +171,11 @@ class Endpoint(BaseModel):
     id: str
     url: str
     description: str
-    events: list[str]
+    events: list[str] = Field(description="Types it wants; empty: all")
+    inbox: str | None = Field(description="Only events of this inbox; null: of all, and those of none")
     created_at: str
-    failing_since: str | None
+    failing_since: str | None = Field(description="Since then nothing but failures")
+    throttled_until: str | None = Field(description="The receiver asked to be left alone until then")
     disabled_at: str | None
     disabled_reason: str | None
 
@@ -179,6 +197,8 @@ class Attempt(BaseModel):
     status_code: int | None
     error: str | None
     duration_ms: float
+    request_headers: dict[str, str] | None = Field(description="null: no connection was made, so nothing was sent")
+    response_headers: dict[str, str] | None = Field(description="The first of them, long ones cut; null: nothing came back")
     response: str | None = Field(description="The beginning of the receiver's answer")
 
 
@@ -193,6 +213,7 @@ class Delivery(BaseModel):
     next_attempt_at: str | None
     delivered_at: str | None
     attempts: list[Attempt]
+    event: dict[str, Any] | None = Field(None, description="The event as it is sent; in the answer to one delivery only")
 
 
 class Deliveries(BaseModel):

@@ -16,12 +16,13 @@ from pipeline import inquiry, registry
 from pipeline.card import Card, ModelError
 from pipeline.database import Database, JobRow
 from pipeline.jobs import Queue, Status, Verdict, new_id
-from webhooks import acting, endpoints
-from webhooks.accepting import receive, store, take
+from webhooks import acting, deliveries
+from webhooks.accepting import inbox_named, receive, store, take
+from webhooks.access import may, principal
 from webhooks.api.shapes import face_rows
 from webhooks.context import Context, here
 from webhooks.dashboard.blueprint import blueprint
-from webhooks.endpoints import Delivery
+from webhooks.deliveries import Delivery
 from webhooks.problems import Problem
 
 PAGE = 40
@@ -83,10 +84,12 @@ def _list(context: Context, filters: Filters) -> dict[str, Any]:
         status=Status(filters.status) if filters.status else None,
         verdict=Verdict(filters.verdict) if filters.verdict else None,
         prefix=filters.prefix or None,
+        inboxes=principal().inboxes,
         after=filters.after or None,
         limit=PAGE,
     )
-    return {"rows": rows, "following": following, "counts": _counter.look(context.database), "card": _champion(context.database)}
+    counts = _counter.look(context.database, principal().inboxes)
+    return {"rows": rows, "following": following, "counts": counts, "card": _champion(context.database)}
 
 
 @blueprint.get("/jobs/<job_id>")
@@ -106,15 +109,16 @@ def job_fragment(job_id: str) -> Response:
 
 def _whole(context: Context, row: JobRow) -> dict[str, Any]:
     db = context.database
-    deliveries, _ = endpoints.deliveries(db, subject=row.id, limit=50)
+    told = may("dashboard.endpoint")
+    sent = deliveries.page(db, subject=row.id, inboxes=principal().inboxes, limit=50)[0] if told else []
     return {
         "job": row,
         "faces": face_rows(db, row.id),
         "history": inquiry.history(db, row.id),
-        "deliveries": deliveries,
+        "deliveries": sent,
         "card": _card_of(db, row),
         "terminal": Status(row.status).terminal,
-        "unfinished": not Status(row.status).terminal or any(_soon(delivery) for delivery in deliveries),
+        "unfinished": not Status(row.status).terminal or any(_soon(delivery) for delivery in sent),
         "timings": [(name, row.timings_ms[name]) for name in ("wait", "extract", "classify", "render") if name in row.timings_ms],
     }
 
@@ -159,10 +163,11 @@ def upload() -> AnyResponse:
     files = [file for file in request.files.getlist("file") if file.filename]
     if not files:
         raise Problem(422, "No file was chosen.")
+    inbox = inbox_named(context, request.form.get("inbox"))
     made = ""
     for file in files:
-        stored = store(context, receive(context, file), f"dashboard/{new_id()}", origin="submit")
-        made = take(context, stored, Queue.INTERACTIVE).job_id
+        placed = store(context, receive(context, file), f"dashboard/{new_id()}", origin="submit", inbox=inbox)
+        made = take(context, placed.upload, Queue.INTERACTIVE, placed.inbox).job_id
     if len(files) == 1:
         return redirect(url_for("dashboard.job", job_id=made), 303)
     return redirect(url_for("dashboard.index"), 303)
@@ -191,20 +196,21 @@ class _Counter:
     """The counts on top, counted at most once a second however many people look."""
 
     def __init__(self) -> None:
-        self._known: dict[Database, tuple[float, dict[str, int]]] = {}
+        self._known: dict[tuple[Database, frozenset[str]], tuple[float, dict[str, int]]] = {}
         self._lock = Lock()
 
-    def look(self, db: Database) -> dict[str, int]:
+    def look(self, db: Database, inboxes: frozenset[str]) -> dict[str, int]:
         with self._lock:
-            at, counts = self._known.get(db, (0.0, {}))
+            at, counts = self._known.get((db, inboxes), (0.0, {}))
             if time.monotonic() - at < COUNTED_S and counts:
                 return counts
-            self._known[db] = (time.monotonic(), counts := self._count(db))
+            self._known[db, inboxes] = (time.monotonic(), counts := self._count(db, inboxes))
             return counts
 
-    def _count(self, db: Database) -> dict[str, int]:
+    def _count(self, db: Database, inboxes: frozenset[str]) -> dict[str, int]:
+        query = select(JobRow.status, JobRow.verdict, func.count()).group_by(JobRow.status, JobRow.verdict)
         with db.read() as session:
-            found = session.execute(select(JobRow.status, JobRow.verdict, func.count()).group_by(JobRow.status, JobRow.verdict)).all()
+            found = session.execute(query.where(JobRow.inbox.in_(inboxes)) if inboxes else query).all()
         counts = dict.fromkeys(["all", *(status.value for status in Status), *(verdict.value for verdict in Verdict)], 0)
         for status, verdict, number in found:
             counts["all"] += number
