@@ -24,6 +24,7 @@ YES = ("1", "true", "yes", "on")
 POINTS = {
     "accepted": "an upload has its job, which nobody has been told of",
     "extract.claimed": "the stage is ours, its attempt counted",
+    "queue.committed": "messages of a queue have their jobs, and are not deleted yet",
     "fetch": "before the source is asked for",
     "fetched": "the source is here, and not kept yet",
     "decode": "before the first byte is parsed",

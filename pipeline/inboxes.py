@@ -72,9 +72,18 @@ class Directory:
 
     inboxes: tuple[Inbox, ...]
 
+    @property
+    def enabled(self) -> tuple[Inbox, ...]:
+        """Those that are turned on."""
+        return tuple(inbox for inbox in self.inboxes if inbox.enabled)
+
+    def named(self, name: str) -> Inbox | None:
+        """The inbox of that name, turned on or off, or None."""
+        return next((inbox for inbox in self.inboxes if inbox.name == name), None)
+
     def of(self, upload: Upload) -> Inbox | None:
         """The enabled inbox an upload came through, or None. Should the settings' inbox overlap another, the narrower one."""
-        found = [inbox for inbox in self.inboxes if inbox.enabled and inbox.holds(upload.bucket, upload.key)]
+        found = [inbox for inbox in self.enabled if inbox.holds(upload.bucket, upload.key)]
         return max(found, key=lambda inbox: len(inbox.prefix), default=None)
 
     def why_not(self, upload: Upload) -> str | None:

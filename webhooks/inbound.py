@@ -1,4 +1,4 @@
-"""Upload notifications of object stores, as they post them: `POST /events/seaweedfs` and `POST /events/minio`.
+"""Upload notifications of object stores, as they post them: `POST /events/seaweedfs`, `/events/minio` and `/events/s3`.
 
 Whoever posts must carry the bearer token of the setting `events_token`; nothing unsigned is taken. What a notification
 describes and we do not want (directories, our own output, other buckets) is accepted and forgotten, so that no sender
@@ -14,9 +14,10 @@ from typing import Any
 from flask import Blueprint, request
 from werkzeug.exceptions import BadRequest
 
-from pipeline import events
+from pipeline import events, inboxes
 from pipeline.events import EventError
-from pipeline.jobs import Queue, Upload
+from pipeline.inboxes import Directory
+from pipeline.jobs import Upload
 from webhooks.accepting import is_ours, take
 from webhooks.access import bearer
 from webhooks.context import here
@@ -45,6 +46,12 @@ def seaweedfs() -> tuple[dict[str, Any], int]:
     return _accept(events.from_seaweedfs)
 
 
+@blueprint.post("/s3")
+def s3() -> tuple[dict[str, Any], int]:
+    """S3's own notification, posted by whoever got it: bare, inside an SNS notification, or as an event of EventBridge."""
+    return _accept(events.from_s3)
+
+
 @blueprint.post("/minio")
 def minio() -> tuple[dict[str, Any], int]:
     """A MinIO webhook target, which posts S3 event records."""
@@ -60,11 +67,13 @@ def _accept(read: Callable[[Mapping[str, Any]], list[Upload]]) -> tuple[dict[str
         raise Problem(400, str(error) if isinstance(error, EventError) else "The body is not JSON.") from error
     context = here()
     jobs = []
+    among = inboxes.directory(context.settings, context.database) if uploads else Directory(())
     for upload in uploads:
-        if why := events.admissible(upload, context.settings):
+        why, inbox = among.why_not(upload), among.of(upload)
+        if why is not None or inbox is None:
             log.debug("not taken: %s/%s: %s", upload.bucket, upload.key, why)
             continue
-        if is_ours(context, upload.key):  # and known better by the request that stores it; the bucket sweep is the backstop
+        if is_ours(context, upload.key, inbox.prefix):  # and known better by the request that stores it; the sweep is the backstop
             continue
-        jobs.append(take(context, upload, Queue.BULK).job_id)
+        jobs.append(take(context, upload, inbox.queue, inbox.name).job_id)
     return {"jobs": jobs}, 200

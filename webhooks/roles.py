@@ -10,7 +10,7 @@ from pipeline.access import Role
 OPEN = frozenset({"health.alive", "health.ready", "dashboard.login", "dashboard.log_in", "static", "dashboard.static", "docs.asset"})
 """Routes that ask for nobody."""
 
-OWN_TOKEN = frozenset({"inbound.minio", "inbound.seaweedfs"})
+OWN_TOKEN = frozenset({"inbound.minio", "inbound.s3", "inbound.seaweedfs"})
 """Routes that object stores call, with a token of their own (see inbound)."""
 
 NEEDS: dict[str, Role] = {
@@ -22,6 +22,9 @@ NEEDS: dict[str, Role] = {
     "dashboard.model_list": Role.VIEWER,
     "dashboard.log_out": Role.VIEWER,
     "docs.page": Role.VIEWER,
+    "docs.webhooks": Role.VIEWER,
+    "events.schema": Role.VIEWER,
+    "events.schemas": Role.VIEWER,
     "docs.description": Role.VIEWER,
     "health.figures": Role.VIEWER,
     "jobs.listing": Role.VIEWER,
@@ -47,12 +50,16 @@ NEEDS: dict[str, Role] = {
     "dashboard.endpoint": Role.OPERATOR,
     "dashboard.test_endpoint": Role.OPERATOR,
     "dashboard.rotate_endpoint": Role.OPERATOR,
+    "dashboard.change_endpoint": Role.OPERATOR,
+    "dashboard.delivery": Role.OPERATOR,
+    "dashboard.replay_endpoint": Role.OPERATOR,
     "dashboard.switch_endpoint": Role.OPERATOR,
     "dashboard.remove_endpoint": Role.OPERATOR,
     "dashboard.redeliver": Role.OPERATOR,
     "deliveries.listing": Role.OPERATOR,
     "deliveries.one": Role.OPERATOR,
     "deliveries.redeliver": Role.OPERATOR,
+    "endpoints.change": Role.OPERATOR,
     "endpoints.create": Role.OPERATOR,
     "endpoints.listing": Role.OPERATOR,
     "endpoints.one": Role.OPERATOR,
@@ -75,6 +82,33 @@ BY_INBOX = frozenset(
     {
         "dashboard.log_out",
         "docs.page",
+        "docs.webhooks",
+        "events.schema",
+        "events.schemas",
+        "dashboard.add_endpoint",
+        "dashboard.change_endpoint",
+        "dashboard.delivery",
+        "dashboard.endpoint",
+        "dashboard.endpoint_list",
+        "dashboard.redeliver",
+        "dashboard.remove_endpoint",
+        "dashboard.replay_endpoint",
+        "dashboard.rotate_endpoint",
+        "dashboard.switch_endpoint",
+        "dashboard.test_endpoint",
+        "deliveries.listing",
+        "deliveries.one",
+        "deliveries.redeliver",
+        "endpoints.change",
+        "endpoints.create",
+        "endpoints.disable",
+        "endpoints.enable",
+        "endpoints.listing",
+        "endpoints.one",
+        "endpoints.remove",
+        "endpoints.replay",
+        "endpoints.rotate",
+        "endpoints.test",
         "docs.description",
     }
 )

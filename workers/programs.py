@@ -6,10 +6,11 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.inboxes import Inbox, of_settings
 from pipeline.jobs import Stage
 from pipeline.settings import Settings
 from workers import tether
@@ -38,8 +39,9 @@ class Program:
     environment: Mapping[str, str]
 
 
-def programs(place: Place, settings: Settings, ports: Mapping[str, int]) -> list[Program]:
-    """Every program of the stack."""
+def programs(place: Place, settings: Settings, ports: Mapping[str, int], heard: Sequence[Inbox] = ()) -> list[Program]:
+    """Every program of the stack. `heard`: the inboxes it listens for; a queue (SQS) among them needs one more to read it."""
+    queued = any(inbox.source == "sqs" for inbox in heard)
     drain_s = settings.stage_limit_s + 5
     celery = (sys.executable, "-m", "celery")
     worker = ("worker", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", settings.log_level.upper())
@@ -59,6 +61,7 @@ def programs(place: Place, settings: Settings, ports: Mapping[str, int]) -> list
         Program("seaweedfs", SERVICES, _seaweedfs(place, ports), SERVICE_STOP_S, _seaweedfs_environment(place)),
         *chain,
         Program(UPKEEP, WORKERS, upkeep, drain_s, {}),
+        *([Program("consumer", WORKERS, (sys.executable, "-m", "workers.consuming"), SERVICE_STOP_S, {})] if queued else []),
         Program("beat", FRONT, beat, 5, {}),
         Program("web", FRONT, (sys.executable, "-m", "webhooks.app"), 5, {}),
     ]
@@ -104,12 +107,15 @@ def _seaweedfs_environment(place: Place) -> dict[str, str]:
     return {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "S3_BUCKET": "", "HOME": str(place.run)}
 
 
-def write_configuration(place: Place, settings: Settings, ports: Mapping[str, int], secrets: Mapping[str, str]) -> None:
-    """Write what the programs are to read, for the owner's eyes only."""
+def write_configuration(
+    place: Place, settings: Settings, ports: Mapping[str, int], secrets: Mapping[str, str], heard: Sequence[Inbox] = ()
+) -> None:
+    """Write what the programs are to read, for the owner's eyes only. `heard`: the inboxes; without any, that of the settings."""
+    heard = heard or (of_settings(settings),)
     write(place.run / "valkey.conf", _valkey(place, ports["valkey"], secrets["valkey_password"]))
     write(place.run / "s3.json", _identities(secrets["s3_access_key"], secrets["s3_secret_key"]))
-    write(place.run / "notification.toml", _notification(settings))
-    write(place.run / "supervisor.conf", _supervisor(place, programs(place, settings, ports)))
+    write(place.run / "notification.toml", _notification(settings, heard))
+    write(place.run / "supervisor.conf", _supervisor(place, programs(place, settings, ports, heard)))
 
 
 def _valkey(place: Place, port: int, password: str) -> str:
@@ -134,7 +140,7 @@ def _identities(access_key: str, secret_key: str) -> str:
     return json.dumps({"identities": [{"name": "unmask", "credentials": credentials, "actions": ["Admin"]}]})
 
 
-def _notification(settings: Settings) -> str:
+def _notification(settings: Settings, heard: Sequence[Inbox]) -> str:
     token = settings.events_token.get_secret_value() if settings.events_token else ""
     lines = {
         "enabled": True,
@@ -142,7 +148,7 @@ def _notification(settings: Settings) -> str:
         "bearer_token": token,
         "timeout_seconds": 10,
         "workers": 4,
-        "path_prefixes": [f"/buckets/{settings.inbox_bucket}/{settings.inbox_prefix}"],
+        "path_prefixes": [f"/buckets/{inbox.bucket}/{inbox.prefix}" for inbox in heard if inbox.source == "webhook"],
     }
     return "[notification.webhook]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in lines.items())
 

@@ -19,6 +19,8 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from pipeline import inboxes
+from pipeline.inboxes import Inbox
 from pipeline.settings import PREFIX, Settings, to_environment
 from workers import tether
 from workers.orders import UNHEARD, order
@@ -84,7 +86,7 @@ class Stack:
         ports = self._reserved.numbers
         self.settings = _live(given, place, ports, kept)
         remember(place, ports, None)
-        write_configuration(place, self.settings, ports, kept)
+        write_configuration(place, self.settings, ports, kept, _heard(self.settings))
         self._launch(place)
         _prepare(self.settings)
         self._await("valkey", self._valkey_answers, f"{LOOPBACK}:{ports['valkey']}")
@@ -279,6 +281,18 @@ def _live(given: Settings, place: Place, ports: Mapping[str, int], kept: Mapping
         "events_token": given.events_token or kept["events_token"],
     }
     return Settings.model_validate({**{name: getattr(given, name) for name in given.model_fields_set}, **own})
+
+
+def _heard(settings: Settings) -> tuple[Inbox, ...]:
+    """The inboxes to listen for. At the first start there are no tables to look into yet."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from pipeline.database import database
+
+    try:
+        return inboxes.directory(settings, database(settings.database)).enabled
+    except SQLAlchemyError:
+        return (inboxes.of_settings(settings),)
 
 
 def _prepare(settings: Settings) -> None:

@@ -14,9 +14,9 @@ from pipeline import inquiry, ledger
 from pipeline.database import Database, database
 from pipeline.jobs import STAGES, Queue
 from pipeline.settings import Settings, settings
-from pipeline.storage import StorageError, storage
+from pipeline.storage import storage
 from webhooks import outbound
-from workers import ingest, scratch
+from workers import ingest, scratch, timetable
 from workers.app import app, wake
 from workers.queues import queue_of
 
@@ -73,28 +73,22 @@ def _messages() -> dict[Queue, int]:
 
 
 _listing = Lock()
-_listed_to = ""
+_listed_to: dict[str, str] = {}
 
 
 @app.task(name="unmask.reconcile", acks_late=False)
 def reconcile() -> int:
-    """List the inbox for uploads whose event was lost; a large inbox in several parts. Returns how many were found."""
-    global _listed_to
+    """List the inboxes for uploads whose event was lost; a large one in several parts. Returns how many were found."""
     chosen = settings()
     if not _listing.acquire(blocking=False):
         return 0  # the run before is not through yet
     try:
-        budget_s = chosen.reconcile_s / 2
-        done = ingest.reconcile(database(chosen.database), storage(chosen), chosen, after=_listed_to, budget_s=budget_s)
-        _listed_to = done.after
-    except StorageError as error:
-        log.warning("The inbox could not be listed: %s", error)
-        return 0
+        found = ingest.reconcile_all(database(chosen.database), storage(chosen), chosen, _listed_to, budget_s=chosen.reconcile_s / 2)
     finally:
         _listing.release()
-    if done.found:
-        log.warning("%d uploads were found whose event had been lost", done.found)
-    return done.found
+    if found:
+        log.warning("%d uploads were found whose event had been lost", found)
+    return found
 
 
 @app.task(name="unmask.deliver", acks_late=False)
@@ -108,3 +102,10 @@ def deliver() -> int:
 def tidy() -> int:
     """Remove forgotten working copies; returns how many."""
     return scratch.tidy(settings())
+
+
+@app.task(name="unmask.train_upkeep", acks_late=False)
+def look_after_trainings() -> int:
+    """Fire due schedules, take back trainings of workers that died, wake those that wait; returns how many were woken."""
+    chosen = settings()
+    return timetable.look_after(database(chosen.database), chosen)
