@@ -10,7 +10,7 @@ import re
 import socket
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import WorkerLostError
 from celery.exceptions import Ignore
 from celery.worker.request import Request
@@ -29,7 +29,9 @@ class Bereaved(Request):
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Called in the worker's own process with whatever a child ended by."""
-        if isinstance(exc_info.exception, WorkerLostError) and self._written_down(_why(exc_info.exception)):
+        error = exc_info.exception
+        error = error.exc if isinstance(error, ExceptionWithTraceback) else error
+        if isinstance(error, WorkerLostError) and self._written_down(_why(error)):
             exc_info = _ignored()
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
