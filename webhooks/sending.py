@@ -83,12 +83,12 @@ def address_allowed(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not any(ip in net for net in BLOCKED)
 
 
-def body_of(payload: Mapping[str, Any], public_url: str) -> str:
-    """The request body: the event as recorded, with the path in `data.url` made a full address."""
+def body_of(payload: Mapping[str, Any], public_url: str, *, indent: int | None = None) -> str:
+    """The request body: the event as recorded, with the path in `data.url` made a full address. `indent`: for people to read."""
     data = dict(payload.get("data", {}))
     if str(data.get("url", "")).startswith("/"):
         data["url"] = public_url + data["url"]
-    return json.dumps({**payload, "data": data}, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps({**payload, "data": data}, separators=(",", ":" if indent is None else ": "), ensure_ascii=False, indent=indent)
 
 
 def headers_of(event_id: str, body: str, secrets: Sequence[str], at: datetime) -> dict[str, str]:

@@ -19,6 +19,7 @@ from pipeline.settings import Settings
 from tests.fixtures.clock import Clock
 from tests.fixtures.jobs import accepted, advance, brought_to, claimed
 from tests.fixtures.web import Receiver
+from webhooks import deliveries as log
 from webhooks import endpoints
 from webhooks.endpoints import EndpointError
 from webhooks.claiming import LEASE_S, PER_ENDPOINT, claim_due
@@ -101,7 +102,7 @@ def test_what_fails_comes_again_with_the_same_id_and_a_new_time(db: Database, re
     assert first["id"] == second["id"]
     assert first["body"] == second["body"]
     assert endpoints.get(db, endpoint_id).failing_since is None
-    found = endpoints.delivery(db, row.id)
+    found = log.get(db, row.id)
     assert [(one.status_code, one.error is None) for one in found.tries] == [(500, False), (200, True)]
     assert found.tries[0].response == "broken"
     assert found.row.status == "delivered"
@@ -305,18 +306,18 @@ def test_a_delivery_and_a_range_can_be_sent_again(db: Database, receivers: Start
         claimed(db, accepted(db))
     deliver_due(db, SETTINGS)
     with db.write() as session:  # one lies an hour back
-        session.execute(update(DeliveryRow).where(DeliveryRow.id == deliveries(db)[0].id).values(created_at=now() - 3600))
+        session.execute(update(EventRow).where(EventRow.id == deliveries(db)[0].event_id).values(created_at=now() - 3600))
         at = session.execute(select(now())).scalar_one()
 
-    endpoints.redeliver(db, deliveries(db)[0].id)
+    log.redeliver(db, deliveries(db)[0].id)
     assert deliver_due(db, SETTINGS) == 1
-    assert endpoints.replay(db, endpoint_id, since=at - 60) == 2
+    assert log.replay(db, endpoint_id, since=at - 60) == 2
     assert deliver_due(db, SETTINGS) == 2
 
     assert sorted([one["id"] for one in receiver.got][3:]) == sorted([one["id"] for one in receiver.got][:3])
     endpoints.disable(db, endpoint_id)
     with pytest.raises(EndpointError, match="disabled"):
-        endpoints.redeliver(db, deliveries(db)[0].id)
+        log.redeliver(db, deliveries(db)[0].id)
 
 
 def test_removing_an_endpoint_removes_what_was_to_be_sent(db: Database, receivers: Start) -> None:
@@ -350,7 +351,7 @@ def test_settings_decide_what_may_be_registered_and_sent_to(db: Database, receiv
 
     registered(db, receiver)  # allowed then, not any more
     claimed(db, accepted(db))
-    delivery = next(row for row in deliveries(db) if endpoints.delivery(db, row.id).url == receiver.url)
+    delivery = next(row for row in deliveries(db) if log.get(db, row.id).url == receiver.url)
     answer = deliver_one(db, strict, delivery.id)
     assert answer is not None
     assert "UNMASK_WEBHOOK_ALLOW_HTTP" in (answer.error or "")

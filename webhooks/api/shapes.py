@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import overload
@@ -14,7 +15,8 @@ from pipeline.card import ModelError
 from pipeline.database import Database, EndpointRow, FaceRow, JobRow
 from webhooks.api import schemas
 from webhooks.context import Context
-from webhooks.endpoints import Delivery
+from webhooks.deliveries import Delivery
+from webhooks.sending import body_of
 
 AS_THEY_ARE = ("id", "status", "stage", "queue", "origin", "attempts", "verdict", "score", "reason", "timings_ms")
 
@@ -83,15 +85,17 @@ def endpoint(row: EndpointRow) -> schemas.Endpoint:
         url=row.url,
         description=row.description,
         events=list(row.events),
+        inbox=row.inbox,
         created_at=moment(row.created_at),
         failing_since=moment(row.failing_since),
+        throttled_until=moment(row.throttled_until),
         disabled_at=moment(row.disabled_at),
         disabled_reason=row.disabled_reason,
     )
 
 
-def delivery(found: Delivery) -> schemas.Delivery:
-    """A delivery and its attempts."""
+def delivery(found: Delivery, *, public_url: str | None = None) -> schemas.Delivery:
+    """A delivery and its attempts; with `public_url`, the event as well."""
     row = found.row
     return schemas.Delivery.model_validate(
         {
@@ -110,10 +114,13 @@ def delivery(found: Delivery) -> schemas.Delivery:
                     "status_code": one.status_code,
                     "error": one.error,
                     "duration_ms": one.duration_ms,
+                    "request_headers": one.request_headers,
+                    "response_headers": one.response_headers,
                     "response": one.response,
                 }
                 for one in found.tries
             ],
+            "event": None if public_url is None else json.loads(body_of(found.event.payload, public_url)),
         }
     )
 
