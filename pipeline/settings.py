@@ -110,6 +110,26 @@ class Settings(BaseModel):
     decode_limit_bytes: int = Field(default=1_000_000_000, ge=1)
     """How much memory decoding a file may take."""
 
+    # learning
+    gate_promotes: bool = True
+    """Whether a candidate that passes the gate takes over by itself; else it waits for `unmask models approve`."""
+    gate_auc_margin: float = Field(default=0.05, ge=0, le=0.5)
+    """How much lower than the champion's a candidate's AUC may at worst (one-sided 95 %) be; the estimate itself not lower at all."""
+    gate_tpr_margin: float = Field(default=0.15, ge=0, le=1)
+    """The same for true positives at 1 % false positives."""
+    gate_max_ece: float = Field(default=0.15, ge=0, le=1)
+    """Highest calibration error of a candidate."""
+    gate_group_margin: float = Field(default=0.05, ge=0, le=1)
+    """By how much a group's false positive rate may exceed that of everybody."""
+    shadow_s: float = Field(default=86_400.0, ge=0)
+    """How long a candidate that waits for a person scores live traffic unseen; 0: not at all."""
+    shadow_share: float = Field(default=0.1, gt=0, le=1)
+    """Of the jobs, how many it scores at most."""
+    drift_min_faces: int = Field(default=100, ge=20)
+    """A day with fewer judged faces is not compared."""
+    drift_psi: float = Field(default=0.25, gt=0)
+    """Population stability index from which on a day has drifted, if chance does not explain it."""
+
     # processes
     extract_workers: int = Field(default=1, ge=1)
     classify_threads: int = Field(default=8, ge=1)
