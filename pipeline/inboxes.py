@@ -111,7 +111,7 @@ def directory(settings: Settings, db: Database) -> Directory:
     """Every inbox, that of the settings first, the others by name; those turned off as well."""
     with db.read() as session:
         rows = session.scalars(select(InboxRow).order_by(InboxRow.name)).all()
-    return Directory((of_settings(settings), *(_whole(settings, row) for row in rows)))
+    return Directory((of_settings(settings), *(whole(settings, row) for row in rows)))
 
 
 def of(settings: Settings, db: Database, upload: Upload) -> Inbox | None:
@@ -127,7 +127,7 @@ def get(settings: Settings, db: Database, name: str) -> Inbox:
         row = session.get(InboxRow, name)
     if row is None:
         raise InboxError(f"There is no inbox {name}.")
-    return _whole(settings, row)
+    return whole(settings, row)
 
 
 def effective(settings: Settings, db: Database, name: str) -> Settings:
@@ -155,7 +155,8 @@ def of_settings(settings: Settings) -> Inbox:
     )
 
 
-def _whole(settings: Settings, row: InboxRow) -> Inbox:
+def whole(settings: Settings, row: InboxRow) -> Inbox:
+    """The inbox of a row, with what it leaves to the settings."""
     return Inbox(
         row.name,
         row.bucket,

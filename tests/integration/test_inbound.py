@@ -108,7 +108,8 @@ def test_while_the_database_is_away_the_sender_is_told_to_come_back(web: Web, mo
     def away(*_: object, **__: object) -> None:
         raise OperationalError("insert", {}, Exception("gone"))
 
-    monkeypatch.setattr(web.db, "write", away)
+    for way in ("read", "write"):
+        monkeypatch.setattr(web.db, way, away)
     answer = post(web, minio("a.jpg"))
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
 

@@ -32,6 +32,7 @@ LAYERS = (
         "identity",
         "inboxes",
         "backfills",
+        "inboxkeeping",
         "audit",
         "keys",
         "users",
