@@ -1,15 +1,44 @@
-"""Data sets: content-hashed manifests in the models bucket, over pictures that lie there by their hash."""
+"""Data sets: content-hashed manifests in the models bucket, over pictures that lie there by their hash.
+
+The default one grows: photographs that were added by hand, and the faces whose label was accepted. Its hold-out, split `test`, is
+only ever added to by hand; no picture and no person in it is trained on, and labelled faces never join it. What a data set was at one
+moment is its manifest, named by its hash for good.
+"""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pipeline.database import Database
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from pipeline import audit, feedback, images
+from pipeline.database import Database, FaceRow, JobRow, now
+from pipeline.images import ImageRefused, Limits
+from pipeline.jobs import Box, Pixels
+from pipeline.png import encode
 from pipeline.settings import Settings
-from pipeline.storage import Storage
+from pipeline.storage import SourceGone, Storage, StorageError
+from pipeline.tables.learning import CollectionRow, FaceLabelRow, ItemRow, PinRow
+
+if TYPE_CHECKING:
+    from pipeline.training.datasets import Record
 
 DEFAULT = "default"
+LEAST = 20
+"""Labelled reals, and labelled fakes, from which on the trainer is shown them: fewer would be learnt by heart."""
+CONTEXT = 2.2
+"""Of a labelled face so many face boxes are kept, as of the photographs."""
+VAL_SHARE = 0.15
+GROUPS = ("gender", "ethnicity")
+MAX_BYTES = 200_000_000
 
 
 class CollectionError(Exception):
@@ -27,7 +56,7 @@ class OnDisk:
     Attributes:
         sha256: the hash of its manifest, which names the data set for good.
         faces: folder with `faces.csv`, for `--faces`: reals from which pairs are made, split by person.
-        data: `.jsonl` manifest of labelled reals and fakes, for `--data`; None while there are not both among the labels.
+        data: `.jsonl` manifest of labelled reals and fakes, for `--data`; None while there are fewer than 20 of either to train on.
     """
 
     sha256: str
@@ -35,9 +64,327 @@ class OnDisk:
     data: Path | None
 
 
+@dataclass(frozen=True)
+class Pin:
+    """A face whose verdict is pinned: `picture` is its file here."""
+
+    sha256: str
+    verdict: str
+    what: str
+    picture: Path
+
+
+def add(
+    db: Database,
+    store: Storage,
+    settings: Settings,
+    root: Path,
+    *,
+    actor: str,
+    watch: Callable[[Sequence[Any]], Iterable[Any]] = lambda items: items,
+) -> dict[str, int]:
+    """Put the pictures of a folder into the default data set: `faces.csv`, `real/` and `fake/`, or a manifest.
+
+    Returns how many of each split. Splits are the folder's own; where it has none they are drawn by person. Doing it again changes nothing. Raises
+    CollectionError for a folder that is no data set, and where somebody would be in two splits; StorageError.
+    """
+    records = [record for record in _records(root) if record.split in ("train", "val", "test") and not record.moving]
+    if not records:
+        raise CollectionError(f"There are no pictures of the splits train, val and test in {root}.")
+    with db.read() as session:
+        before = {item.sha256: item for item in session.scalars(select(ItemRow).where(ItemRow.collection == DEFAULT))}
+    _must_not_cross(before.values(), records)
+    for record in watch(records):
+        if record.sha256 not in before:
+            _keep(store, settings, record.path.read_bytes(), record.path.suffix.lower())
+    added: Counter[str] = Counter()
+    with db.write() as session:
+        at = session.execute(select(now())).scalar_one()
+        for record in records:
+            if record.sha256 not in before and session.get(ItemRow, (DEFAULT, record.sha256)) is None:
+                session.add(_item(record, at))
+                session.flush()
+                added[record.split] += 1
+        audit.note(session, actor, "dataset.add", DEFAULT, **dict(added))
+    return dict(added)
+
+
 def default(db: Database, store: Storage, settings: Settings, *, sha256: str = "") -> OnDisk:
     """The growing data set as it is now (or as it was, by its hash), brought to this machine and checked.
 
     Raises CollectionError: permanent while nobody has added any photographs, not so when the store does not answer.
     """
-    raise CollectionError("There are no photographs to train from yet: add some with `unmask datasets add`.")
+    try:
+        if not sha256:
+            collect(db, store, settings)
+            sha256 = write(db, store, settings)
+        return _brought(store, settings, sha256)
+    except StorageError as error:
+        raise CollectionError(f"The data set cannot be had: {error}", permanent=isinstance(error, SourceGone)) from error
+
+
+def write(db: Database, store: Storage, settings: Settings) -> str:
+    """Write the manifest of the default data set as it is now; returns its hash. Raises CollectionError while it is empty."""
+    with db.read() as session:
+        items = list(session.scalars(select(ItemRow).where(ItemRow.collection == DEFAULT).order_by(ItemRow.sha256)))
+    if not any(not item.fake for item in items):
+        raise CollectionError("There are no photographs to train from yet: add some with `unmask datasets add FOLDER`.")
+    data = "".join(json.dumps(_line(item), sort_keys=True) + "\n" for item in items).encode()
+    digest = hashlib.sha256(data).hexdigest()
+    with db.read() as session:
+        if session.get(CollectionRow, digest) is not None:
+            return digest
+    store.put(settings.models_bucket, _manifest_key(digest), data, "application/jsonl")
+    with db.write() as session:
+        if session.get(CollectionRow, digest) is None:
+            at = session.execute(select(now())).scalar_one()
+            session.add(CollectionRow(sha256=digest, name=DEFAULT, counts=counts(items), created_at=at))
+    return digest
+
+
+def counts(items: Sequence[ItemRow]) -> dict[str, int]:
+    """Pictures by split, people, labelled faces."""
+    found = Counter(item.split for item in items)
+    people = len({item.identity for item in items})
+    return {
+        **found,
+        "fakes": sum(item.fake for item in items),
+        "people": people,
+        "labelled": sum(item.job_id is not None for item in items),
+    }
+
+
+def collect(db: Database, store: Storage, settings: Settings, *, limit: int = 200) -> int:
+    """Fetch the pictures of labelled faces that are not in the data set yet, and take out those whose label no longer stands.
+
+    Returns how many changed. A picture that is gone is noted beside its label. Raises StorageError.
+    """
+    with db.read() as session:
+        waiting = list(
+            session.scalars(select(FaceLabelRow).where(FaceLabelRow.collected_at.is_(None)).order_by(FaceLabelRow.at).limit(limit))
+        )
+    for row in waiting:
+        cut, problem = None, None
+        if row.state == feedback.ACCEPTED:
+            try:
+                cut = _cut(db, store, settings, row.job_id, row.face)
+            except (SourceGone, ImageRefused, ValueError) as error:
+                problem = str(error)
+        with db.write() as session:
+            _take(session, settings, row, cut, problem)
+    return len(waiting)
+
+
+def _cut(db: Database, store: Storage, settings: Settings, job_id: str, face: int) -> tuple[str, str]:
+    """Hash of the face's picture, which is kept, and of the whole picture it was in. Raises SourceGone, ImageRefused, StorageError."""
+    with db.read() as session:
+        job, found = session.get(JobRow, job_id), session.get(FaceRow, (job_id, face))
+    if job is None or found is None:
+        raise SourceGone("The job is no longer there.")
+    data = store.fetch(job.bucket, job.key, version_id=job.version_id, etag=job.etag, max_bytes=settings.max_image_bytes)
+    pixels = images.read(data, Limits.of(settings)).pixels
+    kept = _keep(store, settings, encode(surroundings(pixels, Box(found.x, found.y, found.w, found.h)), 6), ".png")
+    return kept, hashlib.sha256(data).hexdigest()
+
+
+def surroundings(pixels: Pixels, box: Box) -> Pixels:
+    """The square of 2.2 face boxes around a face, cut off at the picture's edge, (h, w, 3) uint8 RGB."""
+    side = CONTEXT * max(box.w, box.h)
+    left, top = max(0, round(box.x + box.w / 2 - side / 2)), max(0, round(box.y + box.h / 2 - side / 2))
+    right, bottom = round(box.x + box.w / 2 + side / 2), round(box.y + box.h / 2 + side / 2)
+    return pixels[top:bottom, left:right].copy()
+
+
+def _take(session: Session, settings: Settings, row: FaceLabelRow, cut: tuple[str, str] | None, problem: str | None) -> None:
+    known = session.get(FaceLabelRow, (row.job_id, row.face))
+    if known is None or (known.state, known.label) != (row.state, row.label):
+        return  # somebody said something else meanwhile: next time
+    of_this = (ItemRow.collection == DEFAULT, ItemRow.job_id == row.job_id, ItemRow.face == row.face)
+    session.execute(delete(ItemRow).where(*of_this))
+    known.collected_at, known.problem = session.execute(select(now())).scalar_one(), problem
+    if cut is None:
+        return
+    sha256, source = cut
+    held_out = select(func.count()).where(ItemRow.collection == DEFAULT, ItemRow.split == "test", ItemRow.sha256.in_((sha256, source)))
+    if session.scalar(held_out):
+        known.problem = "The picture is in the hold-out, which nothing is trained on."
+        return
+    if session.get(ItemRow, (DEFAULT, sha256)) is not None:
+        known.problem = "The very same face is in the data set already."
+        return
+    draw = int.from_bytes(hashlib.sha256(f"label {source}".encode()).digest()[:8], "big") / 2**64
+    session.add(
+        ItemRow(
+            collection=DEFAULT,
+            sha256=sha256,
+            suffix=".png",
+            fake=row.label == "manipulated",
+            identity=f"upload-{source[:24]}",  # all faces of a picture stay in one split
+            manipulation="labelled" if row.label == "manipulated" else "",
+            split="val" if draw < VAL_SHARE else "train",
+            group={},
+            job_id=row.job_id,
+            face=row.face,
+            added_at=known.collected_at,
+        )
+    )
+
+
+# -- the pinned verdicts
+
+
+def pin(db: Database, store: Storage, settings: Settings, pixels: Pixels, verdict: str, *, what: str, actor: str) -> str:
+    """Pin the verdict on the largest face of a picture: no new model may change it unless a person agrees. Returns its hash."""
+    if verdict not in ("manipulated", "uncertain", "authentic"):
+        raise CollectionError(f"{verdict!r} is no verdict that can be pinned: it is manipulated, uncertain or authentic.")
+    kept = _keep(store, settings, encode(pixels, 6), ".png")
+    with db.write() as session:
+        at = session.execute(select(now())).scalar_one()
+        session.merge(PinRow(sha256=kept, suffix=".png", verdict=verdict, what=what, actor=actor, created_at=at))
+        audit.note(session, actor, "verdict.pin", kept, verdict=verdict, what=what)
+    return kept
+
+
+def pin_face(db: Database, store: Storage, settings: Settings, job_id: str, face: int, *, actor: str) -> str:
+    """Pin the verdict that a face of a job was given. Raises CollectionError where it has none, SourceGone, StorageError."""
+    with db.read() as session:
+        job, found = session.get(JobRow, job_id), session.get(FaceRow, (job_id, face))
+    if job is None or found is None or found.score is None:
+        raise CollectionError("There is no such face, or it was not judged.")
+    data = store.fetch(job.bucket, job.key, version_id=job.version_id, etag=job.etag, max_bytes=settings.max_image_bytes)
+    pixels = surroundings(images.read(data, Limits.of(settings)).pixels, Box(found.x, found.y, found.w, found.h))
+    return pin(db, store, settings, pixels, str(found.verdict), what=f"{job.key}, face {face + 1}", actor=actor)
+
+
+def unpin(db: Database, sha256: str, *, actor: str) -> None:
+    """Let a verdict change again. Raises CollectionError where it is not pinned."""
+    with db.write() as session:
+        row = session.get(PinRow, sha256)
+        if row is None:
+            raise CollectionError("No verdict is pinned under that hash.")
+        audit.note(session, actor, "verdict.unpin", sha256, verdict=row.verdict, what=row.what)
+        session.delete(row)
+
+
+def pins(db: Database) -> list[PinRow]:
+    """Every pinned verdict, oldest first."""
+    with db.read() as session:
+        return list(session.scalars(select(PinRow).order_by(PinRow.created_at, PinRow.sha256)))
+
+
+def pinned(db: Database, store: Storage, settings: Settings) -> list[Pin]:
+    """Every pinned verdict with its picture here. Raises StorageError."""
+    found = pins(db)
+    return [Pin(row.sha256, row.verdict, row.what, _picture(store, settings, row.sha256, row.suffix)) for row in found]
+
+
+# -- files
+
+
+def _place(settings: Settings) -> Path:
+    return settings.data_dir / "datasets"
+
+
+def _manifest_key(digest: str) -> str:
+    return f"datasets/{DEFAULT}/{digest}.jsonl"
+
+
+def _name(sha256: str, suffix: str) -> str:
+    return f"pictures/{sha256[:2]}/{sha256}{suffix}"
+
+
+def _keep(store: Storage, settings: Settings, data: bytes, suffix: str) -> str:
+    sha256 = hashlib.sha256(data).hexdigest()
+    key = f"datasets/{_name(sha256, suffix)}"
+    try:
+        if store.head(settings.models_bucket, key).size == len(data):
+            return sha256
+    except SourceGone:
+        pass
+    store.put(settings.models_bucket, key, data, "application/octet-stream")
+    return sha256
+
+
+def _picture(store: Storage, settings: Settings, sha256: str, suffix: str) -> Path:
+    path = _place(settings) / _name(sha256, suffix)
+    if not path.exists():
+        data = store.fetch(settings.models_bucket, f"datasets/{_name(sha256, suffix)}", max_bytes=MAX_BYTES)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise CollectionError(f"The picture {sha256[:16]} of the data set is not what it was: its SHA-256 differs.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    return path
+
+
+def _brought(store: Storage, settings: Settings, sha256: str) -> OnDisk:
+    data = store.fetch(settings.models_bucket, _manifest_key(sha256), max_bytes=MAX_BYTES)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CollectionError(f"The manifest {sha256[:16]} is not what was written: its SHA-256 differs.")
+    lines = [json.loads(line) for line in data.decode().splitlines()]
+    folder = _place(settings) / sha256
+    folder.mkdir(parents=True, exist_ok=True)
+    for line in lines:
+        picture = _picture(store, settings, line["sha256"], line["suffix"])
+        line["path"] = f"../{picture.relative_to(_place(settings))}"
+    _write_faces(folder / "faces.csv", [line for line in lines if line["label"] == "real" and line["split"] in ("train", "val", "test")])
+    labelled = [line for line in lines if line["labelled"] or line["label"] == "fake"]
+    sides = Counter(line["label"] for line in labelled if line["split"] == "train")
+    return OnDisk(sha256, folder, _write_manifest(folder / "data.jsonl", labelled) if min(sides["real"], sides["fake"]) >= LEAST else None)
+
+
+def _write_faces(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    # a labelled real of split val would change what trainings are compared by: those stay in the manifest alone
+    rows = [line for line in lines if not (line["labelled"] and line["split"] != "train")]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, ("path", "identity", "split", *GROUPS), restval="", extrasaction="ignore")
+        table.writeheader()
+        table.writerows({**line, **line["group"]} for line in rows)
+
+
+def _write_manifest(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path:
+    keep = ("path", "label", "identity", "manipulation", "split", "sha256")
+    path.write_text("".join(json.dumps({key: line[key] for key in keep}, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def _line(item: ItemRow) -> dict[str, Any]:
+    told = {"sha256": item.sha256, "suffix": item.suffix, "label": "fake" if item.fake else "real", "labelled": item.job_id is not None}
+    return told | {"identity": item.identity, "manipulation": item.manipulation, "split": item.split, "group": dict(item.group)}
+
+
+def _item(record: Record, at: float) -> ItemRow:
+    named = {"fake": record.fake, "identity": record.identity or f"file-{record.sha256[:24]}", "manipulation": record.manipulation}
+    kept = {"sha256": record.sha256, "suffix": record.path.suffix.lower(), "split": record.split, "group": dict(record.group)}
+    return ItemRow(collection=DEFAULT, added_at=at, **named, **kept)
+
+
+def _records(root: Path) -> list[Record]:
+    from pipeline.training import datasets
+    from pipeline.training.datasets import DatasetError, Record
+
+    try:
+        if (root / "faces.csv").is_file():
+            with (root / "faces.csv").open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            groups = [{name: row[name] for name in GROUPS if row.get(name)} for row in rows]
+            records = [
+                Record(root / row["path"], False, row["identity"], "", row["split"], group) for row, group in zip(rows, groups, strict=True)
+            ]
+        else:
+            records = datasets.load(root)
+            if not any(record.split for record in records):
+                records = datasets.split_by_identity(records, seed=0)
+        return datasets.hashed(records)
+    except (DatasetError, OSError, KeyError) as error:
+        raise CollectionError(str(error)) from error
+
+
+def _must_not_cross(before: Iterable[ItemRow], records: Sequence[Record]) -> None:
+    """Raise CollectionError where a person or a picture would be in two splits."""
+    split_of = {key: item.split for item in before for key in (item.sha256, *item.identity.split("+"))}
+    for record in records:
+        for key in (record.sha256, *record.people):
+            if split_of.setdefault(key, record.split) != record.split:
+                raise CollectionError(f"{key} is in the split {split_of[key]} of the data set already, and would be in {record.split} too.")
