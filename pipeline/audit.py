@@ -22,6 +22,11 @@ def note(session: Session, actor: str, action: str, subject: str, **detail: Any)
     noted.set(noted.get() + 1)
 
 
+def clock(session: Session) -> float:
+    """The database's time now, by which keys expire: seconds since the epoch."""
+    return session.execute(select(now())).scalar_one()
+
+
 def page(
     db: Database,
     *,

@@ -16,7 +16,11 @@ blueprint = Blueprint("dashboard", __name__, template_folder="templates", static
 
 @blueprint.app_context_processor
 def _every_page() -> dict[str, Any]:
-    return {"logged_in": sessions.begun, "notices": notices}
+    return {"logged_in": sessions.begun, "notices": notices, "whoami": _name}
+
+
+def _name() -> str:
+    return sessions.user() or "API key"
 
 
 def notices() -> list[tuple[str, str]]:
