@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from pipeline import images
+from pipeline import images, inboxes
 from pipeline.database import FaceRow, JobRow
 from pipeline.extraction import crop
 from pipeline.images import Limits
@@ -86,14 +86,15 @@ def face(context: Context, job: JobRow, row: FaceRow) -> bytes:
 
 def annotated_png(context: Context, job: JobRow) -> bytes:
     """The annotated image itself. Raises Problem while there is none, StorageError."""
-    return result(context, job.annotated_key, 4 * context.settings.max_image_pixels)
+    return result(context, job, job.annotated_key, 4 * context.settings.max_image_pixels)
 
 
-def result(context: Context, key: str | None, max_bytes: int) -> bytes:
-    """An object of the results bucket. Raises Problem while there is none, StorageError."""
+def result(context: Context, job: JobRow, key: str | None, max_bytes: int) -> bytes:
+    """An object of a job's results. Raises Problem while there is none, StorageError."""
     if key is None:
         raise Problem(404, "The job has no result, or none yet.")
-    return context.storage.fetch(context.settings.results_bucket, key, max_bytes=max_bytes)
+    place = inboxes.effective(context.settings, context.database, job.inbox)
+    return context.storage.fetch(place.results_bucket, key, max_bytes=max_bytes)
 
 
 def _decoded(context: Context, job: JobRow) -> Pixels:

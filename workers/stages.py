@@ -19,7 +19,7 @@ import numpy as np
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.signals import worker_process_init, worker_ready
 
-from pipeline import extraction, faults, images, ledger, rendering, results
+from pipeline import extraction, faults, images, inboxes, ledger, rendering, results
 from pipeline.card import ModelError
 from pipeline.database import Database, database
 from pipeline.images import ImageRefused, Limits, Picture
@@ -110,7 +110,8 @@ def _classify(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> boo
         models = {model for _, _, model in judged}
         if len(models) <= 1:
             break  # else the champion changed between two batches of the same picture
-    judgements = [Judgement(face.index, score, verdict) for face, (score, verdict, _) in zip(faces, judged, strict=True)]
+    say = inboxes.get(chosen, db, claim.inbox).verdict
+    judgements = [Judgement(face.index, score, say(score, verdict)) for face, (score, verdict, _) in zip(faces, judged, strict=True)]
     faults.point("classified", claim.upload.key)
     lease.check()
     return ledger.classified(db, claim, judgements, judged[0][2], _milliseconds(began))
@@ -126,14 +127,15 @@ def _render(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> bool:
     drawn = rendering.render(picture.pixels, boxes, rendering.MeshStyle.of(chosen))
     faults.point("rendered", claim.upload.key)
     annotated = images.encode_png(drawn, chosen.png_level)
-    annotated_key, result_key = (name(chosen, job.key, job.id) for name in (results.annotated_key, results.result_key))
+    place = inboxes.effective(chosen, db, claim.inbox)
+    annotated_key, result_key = (name(place, job.key, job.id) for name in (results.annotated_key, results.result_key))
     lease.check()
     store = storage(chosen)
-    store.put(chosen.results_bucket, annotated_key, annotated, "image/png")
+    store.put(place.results_bucket, annotated_key, annotated, "image/png")
     took = _milliseconds(began)
     timings = {**claim.timings_ms, "render": took}
-    content = results.document(job, faces, chosen, timings_ms=timings, finished_at=time.time())
-    store.put(chosen.results_bucket, result_key, results.encoded(content), "application/json")
+    content = results.document(job, faces, place, timings_ms=timings, finished_at=time.time())
+    store.put(place.results_bucket, result_key, results.encoded(content), "application/json")
     return ledger.finished(db, claim, annotated_key=annotated_key, result_key=result_key, milliseconds=took)
 
 

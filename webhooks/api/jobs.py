@@ -144,7 +144,7 @@ def result(path: JobPath) -> Response:
     """The result as it lies in the results bucket"""
     context = here()
     row = acting.find(context, path.id)
-    return Response(pictures.result(context, row.result_key, RESULT_BYTES), mimetype="application/json")
+    return Response(pictures.result(context, row, row.result_key, RESULT_BYTES), mimetype="application/json")
 
 
 @blueprint.post("/jobs/<string:id>/retry", responses={202: Job})
