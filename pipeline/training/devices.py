@@ -187,7 +187,8 @@ def _strategy(device: Device) -> Callable[[list[Any]], list[Any]]:
 
     def summed(tensors: Sequence[Any]) -> list[Any]:
         def together(*given: Any) -> Any:
-            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(given))
+            here = [tf.identity(tensor) for tensor in given]  # on the replica's own device, which the reduction goes by
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, here)
 
         return list(strategy.run(together, args=tuple(tensors)))
 
