@@ -74,27 +74,26 @@ def all_of_them(db: Database) -> list[Progress]:
         return [_progress(row) for row in session.scalars(select(BackfillRow).order_by(BackfillRow.started_at.desc()))]
 
 
-def take(db: Database, progress: Progress, inbox: Inbox, uploads: Sequence[Upload], *, up_to: str) -> tuple[Progress, list[str]]:
+def take(db: Database, progress: Progress, inbox: Inbox, uploads: Sequence[Upload], *, seen: int, up_to: str) -> tuple[Progress, list[str]]:
     """Make the jobs that uploads of one inbox (at most `CHUNK`, as a listing tells them) are missing, and note that
-    everything up to the key `up_to` is done; `uploads` may lack objects that no job is to be made of, `progress` counts them.
+    everything up to the key `up_to` is done. `seen`: how many objects that was, those no job is to be made of included.
 
     Returns the progress and the ids of the new jobs: wake them. Raises BackfillError if somebody else went on meanwhile.
     """
     with db.write() as session:
-        made, impossible = _take(session, inbox, uploads)
-        values = {"after": up_to, "seen": progress.seen, "made": BackfillRow.made + len(made), "updated_at": now()}
-        return _step(session, progress, **values, left_alone=progress.left_alone + impossible), made
+        made, possible = _take(session, inbox, uploads)
+        counts = {"seen": progress.seen + seen, "made": progress.made + len(made), "left_alone": progress.left_alone + seen - possible}
+        return _step(session, progress, after=up_to, updated_at=now(), **counts), made
 
 
 def finish(db: Database, progress: Progress) -> Progress:
     """The listing came to its end."""
     with db.write() as session:
-        values = {"seen": progress.seen, "left_alone": progress.left_alone}
-        return _step(session, progress, **values, updated_at=now(), finished_at=now())
+        return _step(session, progress, updated_at=now(), finished_at=now())
 
 
 def waiting(db: Database) -> int:
-    """How many jobs of the least urgency have not begun a stage they are due for."""
+    """How many jobs of the least urgency wait for a stage."""
     query = select(func.count()).where(JobRow.status == Status.QUEUED.value, JobRow.queue == Queue.BACKFILL.value)
     with db.read() as session:
         return int(session.execute(query).scalar_one())
@@ -123,7 +122,7 @@ def _take(session: Session, inbox: Inbox, uploads: Sequence[Upload]) -> tuple[li
         statement = insert(cast(Table, JobRow.__table__)).values(woken_at=now(), created_at=now())
         session.connection().execute(statement, jobs)
         session.connection().execute(insert(cast(Table, HistoryRow.__table__)).values(at=now()), [_accepted(job) for job in jobs])
-    return [job["id"] for job in jobs], len(uploads) - len(possible)
+    return [job["id"] for job in jobs], len(possible)
 
 
 def _possible(upload: Upload) -> bool:
