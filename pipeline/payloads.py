@@ -102,6 +102,39 @@ class ModelChanged(Data):
     url: str
 
 
+class CandidateDecided(Data):
+    """A candidate did not take over: it waits for a person, or is worse than the champion."""
+
+    decision_id: str
+    name: str
+    version: str
+    training_id: str = Field(description="The training that made it; empty: none of ours")
+    reasons: list[str] = Field(description="A sentence for each thing that did not hold")
+    url: str
+
+
+class DriftedMeasure(BaseModel):
+    """How one measure of a day lies beside the hold-out's."""
+
+    model_config = ConfigDict(extra="allow")
+
+    measure: Literal["score", "size", "blur", "detection"]
+    psi: float = Field(ge=0, description="Population stability index, .25 and more is much")
+    ks: float = Field(ge=0, le=1, description="Largest distance of the two distributions")
+    p: float = Field(ge=0, le=1, description="Of that distance, by chance alone")
+
+
+class DriftAlarm(Data):
+    """What came in on a day is distributed otherwise than the faces the model was measured on."""
+
+    day: str = Field(description="`2026-11-26`, UTC")
+    name: str = Field(description="The model that judged")
+    version: str
+    faces: int = Field(ge=0)
+    measures: list[DriftedMeasure]
+    url: str
+
+
 class EndpointDisabled(Data):
     """Nothing more is sent to a webhook endpoint, because it failed for five days or answered that it is gone."""
 
@@ -127,6 +160,9 @@ DATA: dict[str, type[Data]] = {
     "job.refused": JobRefused,
     "model.promoted": ModelChanged,
     "model.rolled_back": ModelChanged,
+    "model.waiting": CandidateDecided,
+    "model.refused": CandidateDecided,
+    "drift.alarm": DriftAlarm,
     "endpoint.disabled": EndpointDisabled,
     TEST_EVENT: WebhookTest,
 }
