@@ -85,8 +85,8 @@ def add(
 ) -> dict[str, int]:
     """Put the pictures of a folder into the default data set: `faces.csv`, `real/` and `fake/`, or a manifest.
 
-    Returns how many of each split. Splits are the folder's own; where it has none they are drawn by person. Doing it again changes nothing. Raises
-    CollectionError for a folder that is no data set, and where somebody would be in two splits; StorageError.
+    Returns how many of each split. Splits are the folder's own; where it has none they are drawn by person. Doing it again
+    changes nothing. Raises CollectionError for a folder that is no data set, and where somebody would be in two splits; StorageError.
     """
     records = [record for record in _records(root) if record.split in ("train", "val", "test") and not record.moving]
     if not records:

@@ -1,14 +1,41 @@
-"""The gate: a candidate takes over from the champion only if it is not worse on faces that neither was trained on."""
+"""The gate: a candidate takes over from the champion only if it is not worse on faces that neither was trained on.
+
+Five things have to hold, all measured on the hold-out of the default data set, candidate and champion on the same crops:
+its AUC and its true positives at 1 % false positives are not lower, and even at worst (the lower end of the interval) not by more
+than a margin; its calibration error is under a limit; no group of people is called manipulated much more often than everybody;
+and no pinned verdict flips. The last one a person may overrule, which the others need not wait for.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pipeline.database import Database
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from pipeline import audit, collections, outbox, registry, shadow
+from pipeline.card import Card, ModelError
+from pipeline.classification import Classifier, load
+from pipeline.collections import CollectionError
+from pipeline.database import Database, now
+from pipeline.images import Limits
+from pipeline.jobs import new_id
 from pipeline.settings import Settings
 from pipeline.storage import Storage
+from pipeline.tables.learning import DecisionRow, ReferenceRow
+
+if TYPE_CHECKING:
+    from pipeline.training.trial import Difference, Trial
+
+SEED = 1
+PER_PORTRAIT = 4
+LEAST_PEOPLE = 8
+"""With fewer people in the hold-out nothing can be said."""
 
 
 class GateError(Exception):
@@ -63,4 +90,290 @@ def consider(db: Database, store: Storage, settings: Settings, folder: Path, *, 
     Doing it again for a version that was decided on gives the same decision. Raises ModelError for a folder that is no
     version, GateError, StorageError.
     """
-    raise GateError("Candidates cannot be considered yet.")
+    card = registry.publish(db, store, settings, folder)
+    if (before := _decided(db, card.name, card.version)) is not None:
+        return before
+    registry.nominate(db, card.name, card.version)
+    champion = _champion(db)
+    if champion == (card.name, card.version):
+        raise GateError(f"{card.name} {card.version} is the champion already.")
+    candidate = _loaded(db, store, settings, (card.name, card.version))
+    reigning = None if champion is None else _loaded(db, store, settings, champion)
+    try:
+        dataset = collections.default(db, store, settings)
+    except CollectionError as error:
+        if not error.permanent:
+            raise GateError(str(error), permanent=False) from error
+        checks = [Check("hold-out", False, f"It could not be measured, so a person has to decide: {error}")]
+        return _recorded(db, store, settings, card, champion, checks, Outcome.WAITING, training_id=training_id)
+    return _measured(db, store, settings, candidate, reigning, dataset, training_id)
+
+
+def _measured(
+    db: Database,
+    store: Storage,
+    settings: Settings,
+    candidate: Classifier,
+    champion: Classifier | None,
+    dataset: collections.OnDisk,
+    training_id: str,
+) -> Decision:
+    from pipeline.training import trial, trial_picture
+
+    how: dict[str, Any] = {"facts": settings.data_dir / "datasets" / "facts.npz", "seed": SEED, "per_portrait": PER_PORTRAIT}
+    mine, holdout = trial.measured(candidate, dataset.faces, **how)
+    named = None if champion is None else (champion.card.name, champion.card.version)
+    if len(holdout.names) < LEAST_PEOPLE:
+        said = f"The hold-out has {len(holdout.names)} people, and at least {LEAST_PEOPLE} are needed: a person has to decide."
+        checks = [Check("hold-out", False, said)]
+        return _recorded(db, store, settings, candidate.card, named, checks, Outcome.WAITING, training_id=training_id)
+    theirs = None if champion is None else trial.measured(champion, dataset.faces, **how)[0]
+    found = trial.compare(
+        (mine, candidate.card.thresholds.manipulated_from),
+        None if champion is None or theirs is None else (theirs, champion.card.thresholds.manipulated_from),
+        holdout,
+        seed=SEED,
+    )
+    _keep_references(db, settings, dataset, {candidate: mine.reals, **({champion: theirs.reals} if champion and theirs else {})})
+    checks = [*judged(found, settings), _pins(db, store, settings, candidate)]
+    outcome = decided(checks, promotes=settings.gate_promotes)
+    picture = trial_picture.draw(
+        found,
+        title=f"{candidate.card.name} {candidate.card.version} against {'nobody' if named is None else named[1]}",
+        verdict={Outcome.PROMOTED: "passed", Outcome.WAITING: "waits for a person", Outcome.REFUSED: "refused"}[outcome],
+        sentences=[(check.passed, check.sentence) for check in checks],
+        margins=(settings.gate_auc_margin, settings.gate_tpr_margin),
+        group_limit=found.false_positives[0] + settings.gate_group_margin,
+        names=(f"candidate {candidate.card.version}", "no champion" if named is None else f"champion {named[1]}"),
+    )
+    figures = json.loads(json.dumps({key: value for key, value in asdict(found).items() if key != "curves"}))
+    return _recorded(
+        db,
+        store,
+        settings,
+        candidate.card,
+        named,
+        checks,
+        outcome,
+        training_id=training_id,
+        picture=picture,
+        figures=figures,
+        dataset=dataset.sha256,
+    )
+
+
+# -- the rules
+
+
+def judged(found: Trial, settings: Settings) -> list[Check]:
+    """What a trial says of the first four things that have to hold."""
+    ece, false = found.ece[0], found.false_positives
+    limit = false[0] + settings.gate_group_margin
+    beyond = {name: rate for name, (_, rate, _) in found.groups.items() if rate > limit}
+    groups = (
+        f"Real faces are called manipulated in {_percent(false[0])} of all judgements; "
+        + (f"more than {_percent(limit)} of the group " + ", ".join(f"{n} ({_percent(r)})" for n, r in beyond.items()) if beyond else "")
+        + ("" if beyond else f"no group of people is above {_percent(limit)}")
+        + "."
+    )
+    return [
+        _not_lower("auc", "The mean AUC", found.auc, settings.gate_auc_margin, "{:.3f}".format),
+        _not_lower("tpr", "The share of fakes found at 1 % false positives", found.tpr, settings.gate_tpr_margin, _percent),
+        Check(
+            "ece",
+            ece <= settings.gate_max_ece,
+            f"The calibration error is {ece:.3f}, its limit {settings.gate_max_ece:g}.",
+        ),
+        Check("groups", not beyond, groups),
+    ]
+
+
+def decided(checks: Sequence[Check], *, promotes: bool) -> Outcome:
+    """What the checks come to: a person may overrule flipped verdicts, and nothing else has to wait for one unless so set."""
+    failed = {check.name for check in checks if not check.passed}
+    if failed - {"pinned"}:
+        return Outcome.REFUSED
+    return Outcome.PROMOTED if promotes and not failed else Outcome.WAITING
+
+
+def _not_lower(name: str, what: str, found: Difference, margin: float, shown: Any) -> Check:
+    if found.champion is None:
+        return Check(name, True, f"{what} is {shown(found.candidate)}; there is no champion to compare it with.")
+    passed = found.difference >= 0 and found.low >= -margin
+    said = f"{what} is {shown(found.candidate)} against the champion's {shown(found.champion)}"
+    at_worst = "not lower even at worst" if found.low >= 0 else f"at worst lower by {shown(-found.low)}"
+    if passed:
+        return Check(
+            name,
+            True,
+            f"{said}: not lower, and {at_worst} (at most {shown(margin)} is accepted).".replace(
+                "not lower, and not lower even", "not lower even"
+            ),
+        )
+    if found.difference < 0:
+        return Check(name, False, f"{said}: lower by {shown(-found.difference)} on the same faces.")
+    return Check(name, False, f"{said}, but too uncertain: {at_worst}, where at most {shown(margin)} is accepted.")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _pins(db: Database, store: Storage, settings: Settings, candidate: Classifier) -> Check:
+    from pipeline.training import trial
+
+    pinned = collections.pinned(db, store, settings)
+    if not pinned:
+        return Check("pinned", True, "No verdict is pinned.")
+    limits = Limits.of(settings)
+    found = trial.verdicts(candidate, [one.picture for one in pinned], limits=limits, cut=_cut(settings, candidate.card))
+    flipped = [
+        f"{one.what} ({one.verdict} becomes {'no face' if now_is is None else f'{now_is[1]}, {now_is[0]:.2f}'})"
+        for one, now_is in zip(pinned, found, strict=True)
+        if now_is is None or now_is[1] != one.verdict
+    ]
+    if not flipped:
+        return Check(
+            "pinned", True, f"{'All' if len(pinned) > 1 else 'The'} {len(pinned)} pinned verdict{'s' * (len(pinned) > 1)} stay as they are."
+        )
+    rest = f" and {len(flipped) - 5} more" if len(flipped) > 5 else ""
+    said = f"{len(flipped)} of {len(pinned)} pinned verdicts would flip, which a person has to approve: "
+    return Check("pinned", False, said + "; ".join(flipped[:5]) + rest + ".")
+
+
+def _cut(settings: Settings, card: Card) -> Any:
+    from pipeline.training.crops import Cut
+
+    return Cut(
+        size=card.input_size,
+        margin=card.margin,
+        detector=settings.detector,
+        min_detection=settings.min_detection,
+        min_face_px=settings.min_face_px,
+        min_blur=settings.min_blur,
+    )
+
+
+# -- what is remembered
+
+
+def _recorded(
+    db: Database,
+    store: Storage,
+    settings: Settings,
+    card: Card,
+    champion: tuple[str, str] | None,
+    checks: Sequence[Check],
+    outcome: Outcome,
+    *,
+    training_id: str,
+    picture: bytes = b"",
+    figures: Mapping[str, Any] | None = None,
+    dataset: str = "",
+) -> Decision:
+    decision_id = new_id("dec_")
+    key = f"decisions/{decision_id}.png" if picture else ""
+    if picture:
+        store.put(settings.models_bucket, key, picture, "image/png")
+    decision = Decision(decision_id, card.name, card.version, outcome, tuple(checks), key, training_id)
+    if outcome is Outcome.PROMOTED:
+        try:
+            registry.promote(db, card.name, card.version, over=champion)
+        except ModelError as error:
+            raise GateError(str(error), permanent=error.permanent) from error
+    with db.write() as session:
+        at = session.execute(select(now())).scalar_one()
+        session.add(
+            DecisionRow(
+                id=decision_id,
+                name=card.name,
+                version=card.version,
+                champion_name=champion[0] if champion else None,
+                champion_version=champion[1] if champion else None,
+                training_id=training_id,
+                outcome=outcome.value,
+                checks=[asdict(check) for check in checks],
+                figures=dict(figures or {}),
+                picture=key,
+                dataset=dataset,
+                created_at=at,
+            )
+        )
+        if outcome is not Outcome.PROMOTED:
+            _announce(session, f"model.{outcome.value}", decision)
+    if outcome is Outcome.WAITING and settings.shadow_s > 0 and champion is not None:
+        shadow.begin(db, card.name, card.version, seconds=settings.shadow_s, share=settings.shadow_share, actor="system")
+    return decision
+
+
+def _announce(session: Session, event: str, decision: Decision) -> None:
+    sequence = outbox.next_sequence(session, decision.id)
+    data = {"decision_id": decision.id, "name": decision.name, "version": decision.version, "training_id": decision.training_id}
+    outbox.announce(
+        session, event, decision.id, sequence, data | {"reasons": list(decision.reasons), "sequence": sequence, "url": "/v1/models"}
+    )
+
+
+def _decided(db: Database, name: str, version: str) -> Decision | None:
+    with db.read() as session:
+        row = session.scalars(
+            select(DecisionRow).where(DecisionRow.name == name, DecisionRow.version == version).order_by(DecisionRow.created_at.desc())
+        ).first()
+        return None if row is None else _of(row)
+
+
+def _of(row: DecisionRow) -> Decision:
+    checks = tuple(Check(**one) for one in row.checks)
+    return Decision(row.id, row.name, row.version, Outcome(row.outcome), checks, row.picture, row.training_id)
+
+
+def decisions(db: Database, *, limit: int = 100) -> list[DecisionRow]:
+    """The latest decisions, newest first."""
+    with db.read() as session:
+        return list(session.scalars(select(DecisionRow).order_by(DecisionRow.created_at.desc(), DecisionRow.id.desc()).limit(limit)))
+
+
+def approve(db: Database, name: str, version: str, *, actor: str) -> None:
+    """Promote a candidate that waits for a person. Raises GateError if it does not wait, ModelError if the champion is another by now."""
+    with db.write() as session:
+        row = session.scalars(
+            select(DecisionRow).where(DecisionRow.name == name, DecisionRow.version == version).order_by(DecisionRow.created_at.desc())
+        ).first()
+        if row is None or row.outcome != Outcome.WAITING.value or row.settled_at is not None:
+            raise GateError(f"{name} {version} does not wait for anybody's approval: `unmask models list` shows what does.")
+        over = None if row.champion_name is None or row.champion_version is None else (row.champion_name, row.champion_version)
+        decision_id = row.id
+        audit.note(session, actor, "model.approve", f"{name} {version}", decision=decision_id)
+    registry.promote(db, name, version, over=over)
+    with db.write() as session:
+        at = session.execute(select(now())).scalar_one()
+        session.execute(update(DecisionRow).where(DecisionRow.id == decision_id).values(settled_by=actor, settled_at=at))
+    shadow.end(db, name, version)
+
+
+def _champion(db: Database) -> tuple[str, str] | None:
+    try:
+        return registry.champion(db)
+    except ModelError:
+        return None
+
+
+def _loaded(db: Database, store: Storage, settings: Settings, version: tuple[str, str]) -> Classifier:
+    return load(registry.fetch(db, store, settings, *version), runtime=settings.runtime, precision=settings.precision)
+
+
+def _keep_references(db: Database, settings: Settings, dataset: collections.OnDisk, scores: Mapping[Classifier, Any]) -> None:
+    """Keep how scores and quality are distributed on the hold-out: live traffic is compared with that."""
+    from pipeline.training import trial
+
+    for classifier, found in scores.items():
+        card = classifier.card
+        with db.read() as session:
+            known = session.get(ReferenceRow, (card.name, card.version))
+            if known is not None and known.dataset == dataset.sha256:
+                continue
+        quality = trial.quality(dataset.faces, limits=Limits.of(settings), cut=_cut(settings, card))
+        with db.write() as session:
+            at = session.execute(select(now())).scalar_one()
+            samples = {"score": [round(float(value), 5) for value in found], **quality}
+            session.merge(ReferenceRow(name=card.name, version=card.version, dataset=dataset.sha256, samples=samples, created_at=at))

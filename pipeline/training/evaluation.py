@@ -31,7 +31,7 @@ from pipeline.jobs import Box, Pixels
 from pipeline.training import augmentation, calibration, datasets, examples, portraits, report
 from pipeline.training.crops import FRAMES, Cut, pictures
 from pipeline.training.datasets import DatasetError, Record
-from pipeline.training.examples import KINDS, Recipe
+from pipeline.training.examples import KINDS, Kind, Recipe
 from pipeline.training.figures import CLEAN, GRID, Condition, Scored, Sets, document
 
 T = TypeVar("T")
@@ -135,11 +135,12 @@ def made_sets(
     *,
     seed: int,
     per_portrait: int,
+    kinds: Sequence[Kind] = KINDS,
     watch: Watch[Any] = plainly,
 ) -> Sets:
-    """The four sets of fakes made here from portraits, under every condition."""
+    """The four sets of fakes made here from portraits (or some `kinds` of them), under every condition."""
     sets: Sets = {}
-    for kind, condition in watch([(kind, condition) for kind in KINDS for condition in conditions], "faces made here"):
+    for kind, condition in watch([(kind, condition) for kind in kinds for condition in conditions], "faces made here"):
         how = {"jpeg": {"jpeg": condition[1]}, "size": {"face_px": condition[1]}}.get(condition[0], {})
         samples = examples.evaluation_set(people, kind, seed=seed, per_portrait=per_portrait, recipe=recipe, **how)
         sets.setdefault(kind, {})[condition] = Scored(
