@@ -135,6 +135,33 @@ class DriftAlarm(Data):
     url: str
 
 
+class TrainingEnded(Data):
+    """About one training."""
+
+    training_id: str
+    status: str
+    dataset: str = Field(description="What it learnt from; `default`: the data set that grows by labels")
+    device: Literal["cpu", "gpu", "hpu"]
+    schedule: str | None = Field(description="The schedule that asked for it; null: a person")
+    model: ModelVersion | None = Field(description="The version that was made of it")
+    outcome: str | None = Field(description="What the gate said of that: promoted, waiting or refused")
+    reason: str | None = Field(description="Why it failed, one sentence")
+    url: str = Field(description="Where to ask for the training")
+
+
+class TrainingDone(TrainingEnded):
+    """A training is over, and the gate has decided about the version that came of it."""
+
+    status: Literal["done"]
+    model: ModelVersion
+
+
+class TrainingFailed(TrainingEnded):
+    """A training cannot go on, or did not get on for too many attempts."""
+
+    status: Literal["failed"]
+
+
 class EndpointDisabled(Data):
     """Nothing more is sent to a webhook endpoint, because it failed for five days or answered that it is gone."""
 
@@ -163,6 +190,8 @@ DATA: dict[str, type[Data]] = {
     "model.waiting": CandidateDecided,
     "model.refused": CandidateDecided,
     "drift.alarm": DriftAlarm,
+    "training.done": TrainingDone,
+    "training.failed": TrainingFailed,
     "endpoint.disabled": EndpointDisabled,
     TEST_EVENT: WebhookTest,
 }
