@@ -149,9 +149,10 @@ class Storage:
         """Create the inbox, results and models buckets where missing; returns the names of those created."""
         chosen = self._settings
         wanted = dict.fromkeys((chosen.inbox_bucket, chosen.results_bucket, chosen.models_bucket))
-        return [name for name in wanted if self._ensure_bucket(name)]
+        return [name for name in wanted if self.ensure_bucket(name)]
 
-    def _ensure_bucket(self, name: str) -> bool:
+    def ensure_bucket(self, name: str) -> bool:
+        """Create a bucket where it is missing; False: it was there. Raises StorageError."""
         try:
             self.client.head_bucket(Bucket=name)
         except ClientError as error:

@@ -12,6 +12,7 @@ import click
 
 from workers import console
 from workers.commands.endpoints import endpoints
+from workers.commands.inboxes import backfill, inboxes
 from workers.commands.jobs import list_jobs, show_job, submit
 from workers.commands.learning import evaluate, export, train
 from workers.commands.models import models
@@ -117,7 +118,7 @@ def doctor(list_settings: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-for command in (submit, list_jobs, show_job, models, endpoints, evaluate, train, export):
+for command in (submit, list_jobs, show_job, models, endpoints, evaluate, train, export, inboxes, backfill):
     main.add_command(command)
 
 

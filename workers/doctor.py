@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+import click
 import numpy as np
 from pydantic import SecretStr
 from rich.markup import escape
@@ -22,8 +23,9 @@ from sqlalchemy.engine import make_url
 from pipeline import classification, extraction, registry
 from pipeline.card import ModelError
 from pipeline.database import Database, now
+from pipeline.inboxes import directory
 from pipeline.settings import PREFIX, Settings, may_be_in_a_file
-from workers import console, surroundings
+from workers import console, hearing, surroundings, wiring
 from workers.sentences import CommandError, sentence_of
 
 ROOM_BYTES = 1_000_000_000
@@ -132,6 +134,23 @@ def _bucket(variable: str, name: Callable[[Settings], str], *, write: bool) -> C
     return check
 
 
+def _upload_events(patient: Patient) -> str:
+    settings = patient.settings
+    client = surroundings.object_store(settings).client
+    with patient.database() as database:
+        inboxes = directory(settings, database).enabled
+        heard = {inbox: hearing.look(inbox, settings, database, client) for inbox in inboxes}
+    remedies = []
+    for inbox, found in heard.items():
+        if found.well:
+            continue
+        ways = wiring.ways(inbox, settings, found.present) if found.wiring else {}
+        remedies += [f"Inbox {inbox.name}: {found.found}.", *(f"{way}:\n{text}" for way, text in ways.items())]
+    if remedies:
+        raise Trouble("; ".join(f"{inbox.name}: {found.found}" for inbox, found in heard.items() if not found.well), "\n\n".join(remedies))
+    return "; ".join(f"{inbox.name}: {found.found}" for inbox, found in heard.items())
+
+
 def _champion(patient: Patient) -> str:
     settings = patient.settings
     with patient.database() as database:
@@ -193,6 +212,7 @@ CHECKS: Mapping[str, Callable[[Patient], str]] = {
     "inbox bucket": _bucket("UNMASK_INBOX_BUCKET", lambda settings: settings.inbox_bucket, write=True),
     "results bucket": _bucket("UNMASK_RESULTS_BUCKET", lambda settings: settings.results_bucket, write=True),
     "models bucket": _bucket("UNMASK_MODELS_BUCKET", lambda settings: settings.models_bucket, write=False),
+    "upload events": _upload_events,
     "champion model": _champion,
     "face detector": _detector,
     "workers": _workers,
@@ -214,6 +234,7 @@ def check(name: str, patient: Patient) -> Finding:
 
 _REMEDIES = {
     "database": "Start `unmask up`, or set UNMASK_DATABASE_URL to a database that answers.",
+    "upload events": "See what is said of the database and of the object store.",
     "clock": "It is read from the database: see there.",
     "champion model": "`unmask models list` shows the versions; `unmask models rollback` returns to the one before.",
     "face detector": "Install the product anew: `make up` does.",
@@ -238,8 +259,11 @@ def examine(as_json: bool) -> bool:
     made = console.table("Doctor", "what", "", "found", "what to do")
     for finding in findings:
         mark = "[green]ok[/]" if finding.well else "[bold red]wrong[/]"
-        made.add_row(finding.name, mark, escape(finding.found), escape(finding.remedy))
+        made.add_row(finding.name, mark, escape(finding.found), "see below" if "\n" in finding.remedy else escape(finding.remedy))
     console.console().print(made)
+    for finding in findings:
+        if "\n" in finding.remedy:  # commands, to be copied as they are
+            click.echo(f"\n{finding.remedy}")
     return well
 
 
