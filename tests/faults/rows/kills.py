@@ -11,12 +11,13 @@ from tests.faults.house import House, Impatient, until
 from tests.faults.outcome import claimed_after, drained, jobs, percentile
 from tests.faults.pictures import portrait
 
-WORKER_POINTS = ("extract.claimed", "fetch", "fetched", "decode", "decoded", "detected", "extract.committed", "classify.claimed", "classified", "classify.committed", "render.claimed", "rendered", "put", "put.done", "render.committed", "accepted", "commit", "committed", "deliver", "delivered")
+EXTRACT = ("extract.claimed", "fetch", "fetched", "decode", "decoded", "detected", "extract.committed")
+CLASSIFY = ("classify.claimed", "classified", "classify.committed")
+RENDER = ("render.claimed", "rendered", "put", "put.done", "render.committed")
 NAMELESS = ("commit", "committed", "deliver", "delivered")
 """Points that do not know whose job they are of."""
-CHILD_POINTS = (
-    "extract.claimed fetch fetched decode decoded detected extract.committed render.claimed rendered put put.done render.committed".split()
-)
+WORKER_POINTS = (*EXTRACT, *CLASSIFY, *RENDER, "accepted", *NAMELESS)
+CHILD_POINTS = (*EXTRACT, *RENDER)
 IN_FLIGHT = {"kill_worker": 8, "kill": 2}
 """Jobs at a time: one doomed job must not wait for the next one's kill."""
 
@@ -27,12 +28,11 @@ def worker_kill(house: House, n: int, seed: int) -> dict[str, Any]:
     limit = house.settings.lease_s + 5
     p95 = percentile([seconds for _, seconds in kills], 0.95)
     reruns = round(tally.reruns / max(1, n), 2)
-    passed = (
-        not tally.lost and not tally.duplicates and p95 is not None and p95 <= limit and reruns <= 1.5
+    passed = not tally.lost and not tally.duplicates and p95 is not None and p95 <= limit and reruns <= 1.5
     passed = passed and tally.statuses == {"done": n} and len(kills) > n / 2
-    )
     return {
-        **tally.figures(), "n": n, "kills": len(kills), "points": len(WORKER_POINTS), "lease_s": house.settings.lease_s, "recovery_p95_s": p95,
+        **tally.figures(), "n": n, "kills": len(kills), "points": len(WORKER_POINTS),
+        "lease_s": house.settings.lease_s, "recovery_p95_s": p95,
         "recovery_max_s": percentile([seconds for _, seconds in kills], 1), "reruns_per_kill": reruns, "passed": passed,
     }  # fmt: skip
 
