@@ -33,6 +33,7 @@ from workers.champion import champion, judge
 from workers.confines import confined
 from workers.lease import Lease, LeaseLost
 from workers.queues import queues
+from workers.shadowing import the_shadow
 from workers.tether import tie
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,10 @@ def _classify(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> boo
     judgements = [Judgement(face.index, score, say(score, verdict)) for face, (score, verdict, _) in zip(faces, judged, strict=True)]
     faults.point("classified", claim.upload.key)
     lease.check()
-    return ledger.classified(db, claim, judgements, judged[0][2], _milliseconds(began))
+    written = ledger.classified(db, claim, judgements, judged[0][2], _milliseconds(began))
+    if written:
+        the_shadow(chosen).offer(claim.job_id, faces, judgements, judged[0][2])
+    return written
 
 
 def _render(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> bool:
