@@ -17,7 +17,7 @@ from pipeline.settings import Settings
 from webhooks import roles
 from webhooks.problems import respond
 
-UNKNOWN = "120 per minute"
+UNKNOWN = "300 per minute"
 """Requests of one address that fail to say who asks. Known callers of that address are not held to it."""
 PATIENCE_S = 1
 """Seconds that the broker may take to count."""
