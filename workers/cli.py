@@ -16,6 +16,7 @@ from workers.commands.inboxes import backfill, inboxes
 from workers.commands.jobs import list_jobs, show_job, submit
 from workers.commands.learning import evaluate, export, train
 from workers.commands.models import models
+from workers.commands.people import audit, keys, users
 from workers.sentences import sentence_of
 from workers.surroundings import settings_in_force
 
@@ -118,7 +119,7 @@ def doctor(list_settings: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-for command in (submit, list_jobs, show_job, models, endpoints, evaluate, train, export, inboxes, backfill):
+for command in (submit, list_jobs, show_job, models, endpoints, evaluate, train, export, inboxes, backfill, keys, users, audit):
     main.add_command(command)
 
 

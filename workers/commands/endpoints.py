@@ -12,6 +12,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import click
 from rich.markup import escape
 
+from pipeline import passes
 from pipeline.settings import Settings
 from workers import console
 from workers.sentences import CommandError
@@ -96,8 +97,9 @@ def ask(settings: Settings, method: str, path: str, body: Any = None) -> Any:
     if body is not None:
         request.data = json.dumps(body).encode()
         request.add_header("Content-Type", "application/json")
-    if settings.api_key is not None:
-        request.add_header("Authorization", f"Bearer {settings.api_key.get_secret_value()}")
+    token = passes.issue(settings) if settings.api_key is None else settings.api_key.get_secret_value()
+    if token is not None:
+        request.add_header("Authorization", f"Bearer {token}")
     near = urlsplit(settings.url).hostname in LOCAL
     opener = build_opener(ProxyHandler({})) if near else build_opener()
     try:
