@@ -31,6 +31,8 @@ RESTORE_S = 5
 WAKE_S = DELIVER_S = 1.0
 TIDY_S = 600.0
 """How often upkeep looks for jobs to wake, for webhooks to send, and for leftovers."""
+COLLECT_S, DRIFT_S = 60.0, 900.0
+"""How often it takes labelled faces into the data set, and looks for days that can be compared with the hold-out."""
 TRAIN_UPKEEP_S = 2.0
 """How often upkeep looks after trainings and schedules."""
 
@@ -109,6 +111,8 @@ def _schedule(chosen: Settings) -> dict[str, dict[str, object]]:
         "unmask.deliver": DELIVER_S,
         "unmask.train_upkeep": TRAIN_UPKEEP_S,
         "unmask.tidy": TIDY_S,
+        "unmask.collect": COLLECT_S,
+        "unmask.drift": DRIFT_S,
     }
     return {name: {"task": name, "schedule": period, "options": {"queue": UPKEEP, "expires": period}} for name, period in periods.items()}
 

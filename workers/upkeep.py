@@ -10,11 +10,11 @@ import logging
 from threading import Lock
 from typing import Any, cast
 
-from pipeline import inquiry, ledger
+from pipeline import collections, drift, inquiry, ledger, schedules
 from pipeline.database import Database, database
 from pipeline.jobs import STAGES, Queue
 from pipeline.settings import Settings, settings
-from pipeline.storage import storage
+from pipeline.storage import StorageError, storage
 from webhooks import outbound
 from workers import ingest, scratch, timetable
 from workers.app import app, wake
@@ -109,3 +109,27 @@ def look_after_trainings() -> int:
     """Fire due schedules, take back trainings of workers that died, wake those that wait; returns how many were woken."""
     chosen = settings()
     return timetable.look_after(database(chosen.database), chosen)
+
+
+@app.task(name="unmask.collect", acks_late=False)
+def collect() -> int:
+    """Put the faces whose label was accepted into the data set; returns how many labels were looked at."""
+    chosen = settings()
+    try:
+        return collections.collect(database(chosen.database), storage(chosen), chosen)
+    except StorageError as error:
+        log.warning("The pictures of labelled faces could not be fetched: %s", error)
+        return 0
+
+
+@app.task(name="unmask.drift", acks_late=False)
+def look_for_drift() -> int:
+    """Compare the days that are over with the hold-out, and have the schedules fire that wait for drift; returns the alarms."""
+    chosen = settings()
+    db = database(chosen.database)
+    days = drift.look(db, chosen)
+    for day in days:
+        log.warning("What came in on %s is not distributed as the hold-out is", day)
+        for training_id in schedules.fire_on_drift(db, slot=drift.start_of(day)):
+            timetable.wake(db, training_id)
+    return len(days)
