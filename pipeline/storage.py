@@ -18,8 +18,8 @@ from pipeline import faults
 from pipeline.settings import Settings
 
 _GONE = frozenset({"NoSuchKey", "NoSuchVersion", "PreconditionFailed", "MethodNotAllowed", "404", "412", "405"})
-# Asking again changes nothing; a refusal (403) may be a clock or a policy about to be put right, so that one is retried.
-_HOPELESS = frozenset({"NoSuchBucket", "InvalidBucketName", "KeyTooLongError", "InvalidArgument", "InvalidURI", "EntityTooLarge"})
+# Asking again changes nothing. Of the refusals (403) only this one: a key or a clock may be about to be put right.
+_HOPELESS = frozenset({"AccessDenied", "NoSuchBucket", "InvalidBucketName", "KeyTooLongError", "InvalidArgument", "InvalidURI", "EntityTooLarge"})
 
 
 class StorageError(Exception):

@@ -31,8 +31,11 @@ def source(settings: Settings, job_id: str, upload: Upload) -> bytes:
     with suppress(OSError):  # a full disk costs a second download, not the job
         settings.scratch_dir.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(f".{os.getpid()}")
-        half.write_bytes(data)
-        half.replace(path)
+        try:
+            half.write_bytes(data)
+            half.replace(path)
+        except OSError:
+            half.unlink(missing_ok=True)
     return data
 
 

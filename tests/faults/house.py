@@ -73,13 +73,15 @@ class Keeper:
     folder: Path
     log: Path
     limits: Callable[[], None] | None = None
+    piped: bool = False
+    """Its log goes to nobody: its own files are limited."""
     process: subprocess.Popen[bytes] | None = None
     wanted: bool = False
     ended: list[Ended] = field(default_factory=list)
 
     def start(self) -> None:
         self.wanted = True
-        with self.log.open("ab") as log:
+        with Path(os.devnull).open("ab") if self.piped else self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, env=self.environment, stdout=log, stderr=log, cwd=self.folder, preexec_fn=self.limits
             )
