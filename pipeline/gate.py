@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SEED = 1
 PER_PORTRAIT = 4
+MAX_PICTURE_BYTES = 10_000_000
 LEAST_PEOPLE = 8
 """With fewer people in the hold-out nothing can be said."""
 

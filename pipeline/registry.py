@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from pipeline import signing
+from pipeline import audit, signing
 from pipeline.card import CARD, Card, ModelError, hashes, sha256, verify
 from pipeline.database import AliasRow, Database, ModelRow, now
 from pipeline.outbox import announce, next_sequence
@@ -136,7 +137,7 @@ def install_starter(database: Database, storage: Storage, settings: Settings) ->
     return card(database, *champion(database))
 
 
-def sign(database: Database, storage: Storage, settings: Settings, name: str, version: str) -> None:
+def sign(database: Database, storage: Storage, settings: Settings, name: str, version: str, *, actor: str) -> None:
     """Sign a published version anew, after every file in the bucket was found to be what the registry says.
 
     For rows that have no signature, or one of another key. Raises ModelError for an unknown version or altered files.
@@ -150,7 +151,7 @@ def sign(database: Database, storage: Storage, settings: Settings, name: str, ve
             raise ModelError(f"The model {name} {version} cannot be fetched: {error}", permanent=error.permanent) from error
         if hashlib.sha256(data).hexdigest() != expected:
             raise ModelError(f"The file {file} of {name} {version} is not what was published: it is not signed.")
-    _set_signature(database, settings, name, version, files)
+    _set_signature(database, settings, name, version, files, actor)
 
 
 def _sign_shipped(database: Database, settings: Settings, folder: Path) -> None:
@@ -163,11 +164,12 @@ def _sign_shipped(database: Database, settings: Settings, folder: Path) -> None:
         files = hashes(row.files)
     with suppress(ModelError):
         verify(folder, files)
-        _set_signature(database, settings, name, version, files)
+        _set_signature(database, settings, name, version, files, "system")
 
 
-def _set_signature(database: Database, settings: Settings, name: str, version: str, files: Mapping[str, str]) -> None:
+def _set_signature(database: Database, settings: Settings, name: str, version: str, files: Mapping[str, str], actor: str) -> None:
     with database.write() as session:
+        audit.note(session, actor, "model.sign", f"{name} {version}")
         _row(session, name, version).signature = signing.sign(settings, name, version, files)
 
 
@@ -213,25 +215,29 @@ def nominate(database: Database, name: str, version: str) -> None:
         session.merge(AliasRow(alias=CANDIDATE, name=name, version=version, changed_at=at))
 
 
-def promote(database: Database, name: str, version: str, *, over: tuple[str, str] | None = None) -> None:
+def promote(database: Database, name: str, version: str, *, over: tuple[str, str] | None = None, actor: str = "") -> None:
     """Make a published version the champion and announce `model.promoted`; nothing happens if it is that already.
 
-    `over`: only if this one is still the champion. Raises ModelError for an unknown version, and, not permanent, where
-    another than `over` is champion by now.
+    `over`: only if this one is still the champion. `actor`: who says so, for the audit. Raises ModelError for an unknown version,
+    and, not permanent, where another than `over` is champion by now.
     """
-    _promote(database, name, version, replace=True, over=over)
+    _promote(database, name, version, replace=True, over=over, actor=actor)
 
 
-def _promote(database: Database, name: str, version: str, *, replace: bool, over: tuple[str, str] | None = None) -> None:
+def _promote(database: Database, name: str, version: str, **how: Any) -> None:
     try:
-        _try_promote(database, name, version, replace=replace, over=over)
+        _try_promote(database, name, version, **how)
     except IntegrityError:  # two first promotions at the same moment: now there is a champion whose row can be locked
-        _try_promote(database, name, version, replace=replace, over=over)
+        _try_promote(database, name, version, **how)
 
 
-def _try_promote(database: Database, name: str, version: str, *, replace: bool, over: tuple[str, str] | None) -> None:
+def _try_promote(
+    database: Database, name: str, version: str, *, replace: bool, over: tuple[str, str] | None = None, actor: str = ""
+) -> None:
     with database.write() as session:
         _row_card(session, name, version)
+        if actor:
+            audit.note(session, actor, "model.promote", f"{name} {version}")
         alias = session.get(AliasRow, CHAMPION, with_for_update=True)
         if over is not None and (alias is None or (alias.name, alias.version) not in (over, (name, version))):
             raise ModelError(f"{over[0]} {over[1]}, which {name} {version} was compared with, is no longer champion.", permanent=False)
@@ -247,8 +253,10 @@ def _try_promote(database: Database, name: str, version: str, *, replace: bool, 
             _change(session, alias, name, version, at, "model.promoted")
 
 
-def rollback(database: Database) -> tuple[str, str]:
+def rollback(database: Database, *, actor: str = "") -> tuple[str, str]:
     """Make the former champion champion again and announce `model.rolled_back`; returns its name and version.
+
+    `actor`: who says so, for the audit.
 
     A second rollback returns to where the first one started. Raises ModelError if there was no other champion before.
     """
@@ -257,6 +265,8 @@ def rollback(database: Database) -> tuple[str, str]:
         if alias is None or alias.previous_name is None or alias.previous_version is None:
             raise ModelError("There is no earlier champion to roll back to.")
         name, version = alias.previous_name, alias.previous_version
+        if actor:
+            audit.note(session, actor, "model.rollback", f"{name} {version}")
         _change(session, alias, name, version, session.execute(select(now())).scalar_one(), "model.rolled_back")
         return name, version
 

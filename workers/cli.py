@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from workers import console
+from workers.commands.datasets import datasets, label_face, show_drift
 from workers.commands.endpoints import endpoints
 from workers.commands.inboxes import backfill, inboxes
 from workers.commands.jobs import list_jobs, show_job, submit
@@ -119,7 +120,24 @@ def doctor(list_settings: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-for command in (submit, list_jobs, show_job, models, endpoints, evaluate, train, export, inboxes, backfill, keys, users, audit):
+for command in (
+    submit,
+    list_jobs,
+    show_job,
+    models,
+    endpoints,
+    evaluate,
+    train,
+    export,
+    inboxes,
+    backfill,
+    keys,
+    users,
+    audit,
+    datasets,
+    label_face,
+    show_drift,
+):
     main.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""`unmask models list|install|publish|promote|rollback`."""
+"""`unmask models list|install|publish|promote|approve|rollback|consider|shadow|sign`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from pipeline import registry
+from pipeline import gate, registry
+from pipeline import shadow as shadows
 from pipeline.card import Metrics
+from pipeline.database import Database
 from workers import console
 from workers.sentences import CommandError
 from workers.surroundings import object_store, opened, settings_in_force
@@ -87,17 +89,97 @@ def publish(folder: Path) -> None:
 def promote(version: str, name: str | None) -> None:
     """Let VERSION judge from now on; workers follow within 30 seconds."""
     with opened(settings_in_force()) as database:
-        names = [one.card.name for one in registry.versions(database) if one.card.version == version and name in (None, one.card.name)]
-        if len(names) > 1:
-            raise CommandError(f"Several models have a version {version}: choose one of {', '.join(names)} with --name.")
-        chosen = names[0] if names else name or "of any name"
-        registry.promote(database, chosen, version)
+        chosen = _of_version(database, version, name)
+        registry.promote(database, chosen, version, actor="cli")
     console.console().print(f"{escape(chosen)} {escape(version)} is champion.")
+
+
+def _of_version(database: Database, version: str, name: str | None) -> str:
+    """The name of the model that has this version; of an unknown one, what will not be found. Raises CommandError for several."""
+    names = [one.card.name for one in registry.versions(database) if one.card.version == version and name in (None, one.card.name)]
+    if len(names) > 1:
+        raise CommandError(f"Several models have a version {version}: choose one of {', '.join(names)} with --name.")
+    return names[0] if names else name or "of any name"
+
+
+@models.command()
+@click.argument("version")
+@click.option("--name", help="Only needed where several models have a version of that name.")
+def approve(version: str, name: str | None) -> None:
+    """Let a candidate judge that waits for a person: promotion is by hand, or a pinned verdict flips."""
+    with opened(settings_in_force()) as database:
+        chosen = _of_version(database, version, name)
+        gate.approve(database, chosen, version, actor="cli")
+    console.console().print(f"{escape(chosen)} {escape(version)} is champion.")
+
+
+@models.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Also write the decision's picture to this file.")
+def consider(folder: Path, picture: Path | None) -> None:
+    """Put the version in FOLDER before the gate: measure it against the champion on the hold-out, and decide.
+
+    Exit code 0 if it took over or waits for a person, 1 if it was refused.
+    """
+    settings = settings_in_force()
+    with opened(settings) as database:
+        store = object_store(settings)
+        decision = gate.consider(database, store, settings, folder, training_id="")
+        if picture is not None and decision.picture:
+            picture.write_bytes(store.fetch(settings.models_bucket, decision.picture, max_bytes=gate.MAX_PICTURE_BYTES))
+    shown = console.console()
+    shown.print(f"{escape(decision.name)} {escape(decision.version)}: {decision.outcome.value}")
+    for check in decision.checks:
+        shown.print(f"  {'holds' if check.passed else 'fails'}  {escape(check.sentence)}")
+    if decision.outcome is gate.Outcome.REFUSED:
+        raise click.exceptions.Exit(1)
+
+
+@models.command()
+@click.argument("version", required=False)
+@click.option("--name", help="Only needed where several models have a version of that name.")
+@click.option("--hours", type=click.FloatRange(0, min_open=True), help="For how long.  [default: UNMASK_SHADOW_S]")
+@click.option("--share", type=click.FloatRange(0, 1, min_open=True), help="Of the jobs.  [default: UNMASK_SHADOW_SHARE]")
+@click.option("--stop", is_flag=True, help="Take it out of the shadow.")
+def shadow(version: str | None, name: str | None, hours: float | None, share: float | None, stop: bool) -> None:
+    """Have VERSION score live traffic unseen; without VERSION, show how what was in the shadow differs from the champion."""
+    settings = settings_in_force()
+    shown = console.console()
+    with opened(settings) as database:
+        if version is not None:
+            chosen = _of_version(database, version, name)
+            if stop:
+                shadows.end(database, chosen, version)
+                shown.print(f"{escape(chosen)} {escape(version)} is not in the shadow.")
+                return
+            seconds = hours * 3600 if hours is not None else settings.shadow_s or 86_400.0
+            shadows.begin(database, chosen, version, seconds=seconds, share=share or settings.shadow_share, actor="cli")
+            shown.print(f"{escape(chosen)} {escape(version)} is in the shadow for {seconds / 3600:g} hours.")
+            return
+        made = console.table("In the shadow", "version", "since", "until", "faces", "mean difference", "other verdicts")
+        for row in shadows.every(database):
+            found = shadows.compared(database, row.id)
+            until = console.local(row.ended_at or row.until)
+            what = ("0", "-", "-") if found is None else (str(found.faces), f"{found.mean:+.3f}", str(found.changed))
+            made.add_row(escape(row.version), console.local(row.started_at), until, *what)
+    shown.print(made)
+
+
+@models.command()
+@click.argument("version")
+@click.option("--name", help="Only needed where several models have a version of that name.")
+def sign(version: str, name: str | None) -> None:
+    """Sign VERSION anew, after its files were compared with the registry: for one of before signatures, or of another secret key."""
+    settings = settings_in_force()
+    with opened(settings) as database:
+        chosen = _of_version(database, version, name)
+        registry.sign(database, object_store(settings), settings, chosen, version, actor="cli")
+    console.console().print(f"{escape(chosen)} {escape(version)} is signed.")
 
 
 @models.command()
 def rollback() -> None:
     """Let the former champion judge again."""
     with opened(settings_in_force()) as database:
-        name, version = registry.rollback(database)
+        name, version = registry.rollback(database, actor="cli")
     console.console().print(f"{escape(name)} {escape(version)} is champion again.")
