@@ -21,7 +21,7 @@ from requests_hardened import Config, HTTPSession
 from requests_hardened.ip_filter import InvalidIPAddress
 from requests_hardened.ip_filter_adapter import IPFilterAdapter
 from standardwebhooks import Webhook
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import parse_url
 
 from pipeline.changes import clean
@@ -40,8 +40,11 @@ UNKEPT = ("set-cookie", "set-cookie2", "www-authenticate", "proxy-authenticate")
 """Headers of an answer whose values are nobody's business."""
 MAX_DATE = 100
 
-BLOCKED = tuple(ipaddress.ip_network(net) for net in ("::/96", "fec0::/10", "168.63.129.16/32"))
-"""Let through by requests-hardened 1.3: IPv4-compatible and site-local IPv6, and Azure's metadata and DNS address."""
+BLOCKED = tuple(ipaddress.ip_network(net) for net in ("168.63.129.16/32",))
+"""Let through by requests-hardened 1.3, as are all of IPv6 beyond `UNICAST`: Azure's metadata and DNS address."""
+UNICAST = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that is given out to the public. Beyond it are IPv4 addresses in other clothes (`::a.b.c.d`, `::ffff:0:a.b.c.d`)
+and site-local ones, which the libraries take for public."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ def address_allowed(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
+    if isinstance(ip, ipaddress.IPv6Address) and ip not in UNICAST:
+        return False
     return ip.is_global and not ip.is_multicast and not any(ip in net for net in BLOCKED)
 
 
@@ -170,7 +175,10 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def _sentence(error: BaseException, url: str, snapped: bool, deadline_s: float) -> str:
-    host = parse_url(url).host or url
+    try:
+        host = parse_url(url).host or url
+    except LocationParseError:
+        return "The URL is none that can be sent to."
     if snapped:
         return f"{host} did not answer completely within {deadline_s:g} seconds."
     if isinstance(error, InvalidIPAddress):
