@@ -19,7 +19,9 @@ from pipeline.access import AccessError
 from pipeline.images import ImageRefused
 from pipeline.inquiry import InquiryError
 from pipeline.ledger import LedgerError
+from pipeline.options import OptionsError
 from pipeline.registry import ModelError
+from pipeline.schedules import ScheduleError
 from pipeline.storage import ObjectTooLarge, SourceGone, StorageError
 from webhooks.endpoints import EndpointError
 from webhooks.secretbox import SecretError
@@ -129,6 +131,8 @@ def install(app: Flask) -> None:
     app.register_error_handler(LedgerError, lambda error: respond(422, str(error)))
     app.register_error_handler(ModelError, lambda error: respond(409 if error.permanent else 503, str(error)))
     app.register_error_handler(EndpointError, lambda error: respond(404 if error.missing else 422, str(error)))
+    app.register_error_handler(OptionsError, lambda error: respond(422, str(error)))
+    app.register_error_handler(ScheduleError, lambda error: respond(404 if error.missing else 422, str(error)))
     app.register_error_handler(SecretError, lambda error: respond(409, str(error)))
     app.register_error_handler(StorageError, _of_storage)
     for kind in (OperationalError, InterfaceError, PoolTimeout):

@@ -176,7 +176,7 @@ def test_killed_at_random_points_it_completes_one_at_a_time_from_its_checkpoints
     rng = random.Random(seed)
     targets = ["trainer", "worker", "both", *(rng.choice(["trainer", "worker", "child", "both"]) for _ in range(kills - 3))]
     rng.shuffle(targets)
-    steps = 12 * kills + 20
+    steps = 10 * kills + 25
     for machine in ("one", "two"):
         place.start(machine)
     training_id = ask(db, few_faces, steps)
