@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from pipeline import collections, drift, inquiry, ledger, schedules
 from pipeline.database import Database, database
-from pipeline.jobs import STAGES, Queue
+from pipeline.jobs import STAGES, Queue, Stage
 from pipeline.settings import Settings, settings
 from pipeline.storage import StorageError, storage
 from webhooks import outbound
@@ -47,14 +47,15 @@ def wake_due(db: Database, chosen: Settings) -> int:
     """Wake as many due jobs as there are queued jobs without a message, those known to have none first.
 
     A long backlog is not a loss: as long as the broker holds a message for each queued job, nobody is woken twice. Each
-    urgency is looked at by itself, so that a fresh upload whose message is lost does not wait behind a back-fill.
+    urgency and stage is looked at by itself, so that an upload whose message is lost waits neither behind a back-fill nor
+    for the messages that another stage has too many of.
     """
     backlog = inquiry.backlog(db)
     if not backlog:
         return 0
     woken, held = 0, _messages()
     for queue in Queue:
-        missing = sum(number for (_, kind), number in backlog.items() if kind is queue) - held[queue]
+        missing = sum(max(0, number - held[stage, kind]) for (stage, kind), number in backlog.items() if kind is queue)
         if missing <= 0:
             continue
         due = ledger.due(db, wake_after_s=chosen.wake_after_s, limit=min(missing, WAKE_AT_MOST), queue=queue)
@@ -65,11 +66,11 @@ def wake_due(db: Database, chosen: Settings) -> int:
     return woken
 
 
-def _messages() -> dict[Queue, int]:
-    """How many wake-ups of each urgency wait in the broker."""
+def _messages() -> dict[tuple[Stage, Queue], int]:
+    """How many wake-ups wait in the broker, by stage and urgency."""
     with cast(Any, app.pool).acquire(block=True) as connection:
         client = connection.default_channel.client
-        return {queue: sum(int(client.llen(queue_of(stage, queue))) for stage in STAGES) for queue in Queue}
+        return {(stage, queue): int(client.llen(queue_of(stage, queue))) for stage in STAGES for queue in Queue}
 
 
 _listing = Lock()

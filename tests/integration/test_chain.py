@@ -22,7 +22,7 @@ from pipeline.database import Database, JobRow
 from pipeline.jobs import Pixels, Queue, Reason, Stage, Status, Upload, Verdict
 from pipeline.settings import Settings
 from pipeline.storage import Storage
-from tests.fixtures.jobs import expire
+from tests.fixtures.jobs import advance, expire
 from tests.fixtures.models import write_model
 from workers import app as application
 from workers import champion, ingest, scratch, stages, upkeep
@@ -379,3 +379,16 @@ def test_leftovers_are_removed_when_they_are_old(house: House) -> None:
     scratch.source(house.settings, "left", house.upload("a.jpg", b"x"))
     assert scratch.tidy(house.settings) == 0
     assert scratch.tidy(house.settings, older_s=-1) == 1
+
+
+def test_a_lost_message_is_missed_however_many_another_stage_has(house: House) -> None:
+    waiting = house.accepted("waiting.jpg", b"x")
+    claim = ledger.claim(house.db, lost := house.accepted("lost.jpg", b"y"), Stage.EXTRACT, worker="w", lease_s=5, max_attempts=3)
+    assert claim is not None
+    assert advance(house.db, claim)
+    for _ in range(3):  # one for the job, and two of jobs that went on meanwhile
+        application.wake(waiting)
+    ledger.unwoken(house.db, [lost])
+
+    assert upkeep.wake_due(house.db, house.settings) == 1
+    assert house.messages() == {"extract": 3, "classify": 1}

@@ -18,7 +18,7 @@ NAMELESS = ("commit", "committed", "deliver", "delivered")
 """Points that do not know whose job they are of."""
 WORKER_POINTS = (*EXTRACT, *CLASSIFY, *RENDER, "accepted", *NAMELESS)
 CHILD_POINTS = (*EXTRACT, *RENDER)
-IN_FLIGHT = {"kill_worker": 8, "kill": 2}
+IN_FLIGHT = {"kill_worker": 8, "kill": 1}
 """Jobs at a time: one doomed job must not wait for the next one's kill."""
 
 
