@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 720, 44, 14, 26, 26
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 430, 190, 34, 10, 28, 22
 NICE = (1, 2, 2.5, 5, 10)
 KINDS = {"auc_self_blended": "self-blended", "auc_face_swap": "face swap", "auc_region": "region", "auc_warp": "warp"}
 
@@ -24,8 +24,8 @@ class Line:
     points: tuple[tuple[float, float], ...]
 
 
-def drawn(curve: Sequence[Mapping[str, Any]], *, height: int = 190) -> Markup:
-    """Two panels over the images seen, one above the other: the loss of training and validation, and the AUC of each kind of fake.
+def drawn(curve: Sequence[Mapping[str, Any]]) -> Markup:
+    """Two panels over the images seen: the loss of training and validation, and the AUC of each kind of fake.
 
     Empty where there are not two looks yet.
     """
@@ -38,12 +38,8 @@ def drawn(curve: Sequence[Mapping[str, Any]], *, height: int = 190) -> Markup:
     last = float(looks[-1]["seen"])
     low = min((value for line in aucs for _, value in line.points), default=0.5)
     floor = min(0.5, math.floor(low * 10) / 10)
-    parts = [
-        _panel("Loss", losses, last, stages, 0.0, None, height, 0),
-        _panel("AUC on people it is not trained on", aucs, last, stages, floor, 1.0, height, height),
-    ]
-    said = f"Loss and AUC over {last:,.0f} images"
-    return _safe(f'<svg class="curve" viewBox="0 0 {WIDTH} {2 * height}" role="img" aria-label="{said}">{"".join(parts)}</svg>')
+    panels = _panel("Loss", losses, last, stages, 0.0, None) + _panel("AUC", aucs, last, stages, floor, 1.0)
+    return _safe(f'<div class="curves">{panels}</div>')
 
 
 def spark(curve: Sequence[Mapping[str, Any]]) -> Markup:
@@ -66,43 +62,42 @@ def _safe(drawing: str) -> Markup:
     return Markup(drawing)  # noqa: S704
 
 
-def _panel(
-    title: str, lines: Sequence[Line], last: float, stages: Sequence[float], low: float, high: float | None, height: int, down: int
-) -> str:
+def _panel(title: str, lines: Sequence[Line], last: float, stages: Sequence[float], low: float, high: float | None) -> str:
     values = [value for line in lines for _, value in line.points]
     top = high if high is not None else max(values, default=1.0) * 1.05
     top = top if top > low else low + 1
-    inner_w, inner_h = WIDTH - LEFT - RIGHT, height - TOP - BOTTOM
+    inner_w, inner_h = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
     def x(seen: float) -> float:
         return LEFT + inner_w * seen / (last or 1.0)
 
     def y(value: float) -> float:
-        return down + TOP + inner_h * (1 - (min(value, top) - low) / (top - low))
+        return TOP + inner_h * (1 - (min(value, top) - low) / (top - low))
 
-    parts = [f'<text class="title" x="{LEFT}" y="{down + 14}">{title}</text>']
+    parts = [f'<text class="title" x="{LEFT}" y="14">{title}</text>']
     right = WIDTH - RIGHT
     for line in reversed(lines):
         if line.points:
             word = f"{line.name} {line.points[-1][1]:.2f}"
-            parts.append(f'<text class="name" text-anchor="end" x="{right}" y="{down + 14}">{word}</text>')
-            right -= round(6.3 * len(word)) + 8
-            parts.append(f'<rect class="key {line.kind}" x="{right - 4}" y="{down + 6}" width="9" height="9" rx="2"/>')
-            right -= 16
+            parts.append(f'<text class="name" text-anchor="end" x="{right}" y="14">{word}</text>')
+            right -= round(5.0 * len(word)) + 6
+            parts.append(f'<rect class="key {line.kind}" x="{right - 6}" y="6" width="9" height="9" rx="2"/>')
+            right -= 15
     for tick in _ticks(low, top):
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(f'<text class="tick" text-anchor="end" x="{LEFT - 7}" y="{y(tick) + 4:.1f}">{tick:g}</text>')
     for tick in _ticks(0, last):
         anchor = "end" if x(tick) > WIDTH - RIGHT - 12 else "middle"
-        parts.append(f'<text class="tick" text-anchor="{anchor}" x="{x(tick):.1f}" y="{down + height - 8}">{_short(tick)}</text>')
-    parts += [f'<line class="stage" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{down + TOP}" y2="{down + TOP + inner_h}"/>' for at in stages]
+        parts.append(f'<text class="tick" text-anchor="{anchor}" x="{x(tick):.1f}" y="{HEIGHT - 6}">{_short(tick)}</text>')
+    parts += [f'<line class="stage" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{TOP}" y2="{TOP + inner_h}"/>' for at in stages]
     for line in lines:
         if line.points:
             path = " ".join(f"{x(seen):.1f},{y(value):.1f}" for seen, value in line.points)
             parts.append(f'<polyline class="line {line.kind}" points="{path}"/>')
             seen, value = line.points[-1]
             parts.append(f'<circle class="dot {line.kind}" cx="{x(seen):.1f}" cy="{y(value):.1f}" r="3"/>')
-    return "".join(parts)
+    said = f"{title} over {last:,.0f} images: " + ", ".join(f"{line.name} {line.points[-1][1]:.2f}" for line in lines if line.points)
+    return f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
 
 
 def _points(looks: Sequence[Mapping[str, Any]], name: str) -> tuple[tuple[float, float], ...]:

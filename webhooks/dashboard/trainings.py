@@ -89,7 +89,7 @@ def _one(training_id: str) -> dict[str, Any]:
     row = lessons.find(context, training_id)
     return {
         "row": row,
-        "curve": curves.drawn(classroom.curve(context.database, row.id), height=220),
+        "curve": curves.drawn(classroom.curve(context.database, row.id)),
         "history": classroom.history(context.database, row.id),
         "said": said,
     }
