@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict
 from math import isqrt
 from typing import Any, cast
@@ -13,8 +14,9 @@ from sqlalchemy import ColumnElement, ScalarSelect, Select, Table, bindparam, ca
 from sqlalchemy.orm import Session
 
 from pipeline import outbox
+from pipeline.brief import Brief, Statement
 from pipeline.database import FaceRow, HistoryRow, JobRow, PauseRow, now
-from pipeline.jobs import Box, Face, Quality, Queue, Reason, Stage, Status, Verdict
+from pipeline.jobs import Box, Face, Judgement, Quality, Queue, Reason, Stage, Status, Verdict, worst
 
 BACKOFF_S = (1.0, 5.0, 25.0, 125.0)
 """Wait before the second attempt, the third and so on; the last holds from there on. Each +-20 %, so that jobs that failed
@@ -52,15 +54,14 @@ def end(
     return job
 
 
-# Built once: most of what a small statement costs is building it.
-_RECORD = insert(cast(Table, HistoryRow.__table__)).values(at=now())
+_NOTE = Statement(insert(cast(Table, HistoryRow.__table__)).values(at=now()), ["job_id", "what", "stage", "attempt", "worker", "detail"])
 _DROP_CROPS = update(cast(Table, FaceRow.__table__)).where(FaceRow.job_id == bindparam("job"), FaceRow.crop.is_not(None)).values(crop=None)
 
 
-def record(session: Session, job_id: str, what: str, stage: Stage, attempt: int = 0, worker: str = "", detail: str = "") -> None:
+def record(on: Brief | Session, job_id: str, what: str, stage: Stage, attempt: int = 0, worker: str = "", detail: str = "") -> None:
     """Append to the job's history."""
     row = {"job_id": job_id, "what": what, "stage": stage.value, "attempt": attempt, "worker": worker, "detail": detail}
-    session.connection().execute(_RECORD, row)
+    _NOTE.run(on, row)
 
 
 def ago(seconds: float) -> ScalarSelect[float]:
@@ -117,6 +118,41 @@ def face_values(job_id: str, face: Face) -> dict[str, Any]:
         "verdict": None if face.reason is None else Verdict.NOT_APPLICABLE.value,
         "reason": None if face.reason is None else face.reason.value,
     }
+
+
+def judgement_values(job_id: str, judgement: Judgement) -> dict[str, Any]:
+    """A judgement as the values of `steps.JUDGE_FACE`."""
+    return {
+        "this": job_id,
+        "at_index": judgement.index,
+        "new_score": judgement.score,
+        "new_verdict": judgement.verdict.value,
+        "new_reason": None if judgement.reason is None else judgement.reason.value,
+        "new_evidence": judgement.evidence,
+    }
+
+
+def unfitting(rows: Sequence[FaceRow], judgements: Sequence[Judgement]) -> str:
+    """What is wrong with judgements of these faces; empty: nothing."""
+    judged = {judgement.index for judgement in judgements}
+    if strange := sorted(judged - {row.index for row in rows}):
+        return f"face {strange[0]} to judge"
+    unjudged = [row.index for row in rows if row.verdict is None and row.index not in judged]
+    return f"judgement of face {unjudged[0]}" if unjudged else ""
+
+
+def outcome(rows: Sequence[FaceRow], judgements: Sequence[Judgement]) -> dict[str, Any]:
+    """The image's verdict, score and reason as values of `steps.CLASSIFIED`: its worst face's verdict, the highest score of any."""
+    by_index = {judgement.index: judgement for judgement in judgements}
+    faces = [by_index.get(row.index) or _as_judged(row) for row in rows]
+    verdict = worst([face.verdict for face in faces])
+    reason = next((face.reason.value for face in faces if face.reason), None) if verdict is Verdict.NOT_APPLICABLE else None
+    score = max((face.score for face in faces if face.score is not None), default=None)
+    return {"new_verdict": verdict.value, "new_score": score, "new_reason": reason}
+
+
+def _as_judged(row: FaceRow) -> Judgement:
+    return Judgement(row.index, row.score, Verdict(row.verdict), None if row.reason is None else Reason(row.reason))
 
 
 def face_of(row: FaceRow, *, crop: bool) -> Face:

@@ -6,6 +6,7 @@ the time (leases, due deliveries) it is the database's clock that counts, so one
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -28,11 +29,15 @@ from sqlalchemy import (
     event,
 )
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.sql.expression import FunctionElement
 
 from pipeline import faults
+
+PROVEN_S = 1.0
+"""A connection used so short a time ago is taken to live."""
 
 
 class now(FunctionElement[float]):
@@ -311,7 +316,7 @@ class Database:
 
 def _engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=20, pool_recycle=1800, connect_args={"connect_timeout": 5})
+        return _proven(create_engine(url, pool_size=5, max_overflow=20, pool_recycle=1800, connect_args={"connect_timeout": 5}))
     if (path := make_url(url).database) and path != ":memory:":
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": 30})
@@ -327,6 +332,25 @@ def _engine(url: str) -> Engine:
         # Writers open with BEGIN IMMEDIATE: a deferred transaction that turns into a writer late fails with SQLITE_BUSY.
         immediate = connection.get_execution_options().get("unmask_immediate")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+def _proven(engine: Engine) -> Engine:
+    """Ask a connection that was idle for a while whether it still lives; before each use it would be a round trip too many."""
+
+    @event.listens_for(engine, "checkin")
+    def _used(connection: Any, record: Any) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _ask(connection: Any, record: Any, proxy: Any) -> None:
+        if time.monotonic() - record.info.get("used", time.monotonic()) < PROVEN_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError from error  # the pool opens another one
 
     return engine
 

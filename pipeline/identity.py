@@ -21,9 +21,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import or_, select, text
+from sqlalchemy import BigInteger, bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
+from pipeline.brief import Brief, Statement
 from pipeline.database import JobRow
 from pipeline.jobs import Upload
 
@@ -111,23 +112,33 @@ def completed(upload: Upload, job: Known) -> dict[str, str]:
     return {name: value for name in FIELDS if (value := getattr(upload, name)) and not getattr(job, name)}
 
 
-def known(session: Session, upload: Upload, most: int = 100) -> list[Known]:
+_LOCK = Statement(select(func.pg_advisory_xact_lock(bindparam("digest", type_=BigInteger))))
+_OF_OBJECT = (
+    select(JobRow.id, *(JobRow.__table__.c[name] for name in FIELDS), JobRow.created_at)
+    .where(JobRow.bucket == bindparam("in_bucket"), JobRow.key == bindparam("at_key"))
+    .order_by(JobRow.created_at.desc(), JobRow.id.desc())
+    .limit(bindparam("most"))
+)
+_NEWEST = Statement(_OF_OBJECT)
+
+
+def known(on: Brief | Session, upload: Upload, most: int = 100) -> list[Known]:
     """The jobs of the upload's bucket and key, newest first; nobody else looks for them until the transaction ends.
 
     Of an object that is overwritten all the time only the newest `most`, and of older ones those that share a field.
     """
-    if session.get_bind().dialect.name == "postgresql":  # on SQLite, writers are alone anyway
-        digest = hashlib.sha256(f"{upload.bucket}\0{upload.key}".encode()).digest()
-        session.execute(text("select pg_advisory_xact_lock(:key)"), {"key": int.from_bytes(digest[:8], "big", signed=True)})
-    query = (
-        select(JobRow.id, *(JobRow.__table__.c[name] for name in FIELDS), JobRow.created_at)
-        .where(JobRow.bucket == upload.bucket, JobRow.key == upload.key)
-        .order_by(JobRow.created_at.desc(), JobRow.id.desc())
-        .limit(most)
-    )
-    jobs = [Known(*row) for row in session.execute(query)]
+    dialect = on.engine.dialect if isinstance(on, Brief) else on.get_bind().dialect
+    if dialect.name == "postgresql":  # on SQLite, writers are alone anyway
+        _LOCK.run(on, {"digest": lock_of(upload.bucket, upload.key)})
+    which = {"in_bucket": upload.bucket, "at_key": upload.key, "most": most}
+    jobs = [Known(*row) for row in _NEWEST.run(on, which)]
     shared = [JobRow.__table__.c[name] == value for name in FIELDS if (value := getattr(upload, name))]
     if len(jobs) == most and shared:
-        older = [Known(*row) for row in session.execute(query.where(or_(*shared)))]
+        older = [Known(*row) for row in Statement(_OF_OBJECT.where(or_(*shared))).run(on, which)]
         jobs += [job for job in older if job not in jobs]
     return jobs
+
+
+def lock_of(bucket: str, key: str) -> int:
+    """The number (64 bits, signed) that PostgreSQL locks while somebody looks for an object's jobs."""
+    return int.from_bytes(hashlib.sha256(f"{bucket}\0{key}".encode()).digest()[:8], "big", signed=True)

@@ -169,9 +169,7 @@ class ModelName:
 
 
 def new_id(prefix: str = "") -> str:
-    """A time-ordered random id (RFC 9562 UUID version 7), with an optional prefix such as `msg_`."""
-    milliseconds = time.time_ns() // 1_000_000
-    value = (milliseconds << 80) | secrets.randbits(80)
-    value = (value & ~(0xF << 76)) | (0x7 << 76)
-    value = (value & ~(0x3 << 62)) | (0x2 << 62)
+    """A time-ordered random id (RFC 9562 UUID version 7, to a quarter of a microsecond), with an optional prefix such as `msg_`."""
+    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    value = (milliseconds << 80) | (0x7 << 76) | ((nanoseconds << 12) // 1_000_000 << 64) | (0x2 << 62) | secrets.randbits(62)
     return prefix + str(uuid.UUID(int=value))

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement, and_, delete, insert, not_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, defer
 
-from pipeline import identity, outbox
+from pipeline import identity, outbox, steps
+from pipeline.brief import Brief, Statement, brief
 from pipeline.changes import (
     QUEUE_NAMES,
     QUEUED,
@@ -28,16 +28,18 @@ from pipeline.changes import (
     clean,
     end,
     face_of,
-    face_rows,
     face_values,
     in_paused_queue,
     in_queue,
+    judgement_values,
     may_start,
+    outcome,
     record,
     traceback_of,
+    unfitting,
 )
 from pipeline.database import Database, FaceRow, JobRow, PauseRow, now
-from pipeline.jobs import Face, Judgement, ModelName, Queue, Reason, Stage, Status, Upload, Verdict, new_id, worst
+from pipeline.jobs import Face, Judgement, ModelName, Queue, Reason, Stage, Status, Upload, Verdict, new_id
 
 REQUEUEABLE = (Status.FAILED, Status.REFUSED, Status.SOURCE_GONE, Status.CANCELLED)
 """What a person may send through again. A done job keeps its result: upload the image again to have it judged anew."""
@@ -90,25 +92,26 @@ def accept(db: Database, upload: Upload, *, queue: Queue = Queue.BULK, inbox: st
     Raises LedgerError if a field cannot be stored: empty bucket or key, a NUL character, more characters than fit.
     """
     upload = identity.normal(upload)
-    _check(upload)
-    with db.write() as session:
-        if (found := identity.find(upload, identity.known(session, upload))) is not None:
-            if missing := identity.completed(upload, found):
-                session.execute(update(JobRow).where(JobRow.id == found.job_id).values(**missing))
-            if less := [one.value for one in queue.below]:
-                waiting = and_(JobRow.status.in_([Status.QUEUED.value, Status.RUNNING.value]), JobRow.queue.in_(less))
-                session.execute(update(JobRow).where(JobRow.id == found.job_id, waiting).values(queue=queue.value))
-            return Accepted(found.job_id, created=False)
-        known = {name: value for name, value in asdict(upload).items() if name != "modified"}
-        waits = {"queue": queue.value, "inbox": inbox, "status": Status.QUEUED.value, "stage": Stage.EXTRACT.value}
-        job = JobRow(id=new_id(), **known, **waits, woken_at=now(), created_at=now())
-        session.add(job)
-        session.flush()
-        record(session, job.id, "accepted", Stage.EXTRACT, detail=upload.origin)
-        return Accepted(job.id, created=True)
+    check(upload)
+    with brief(db) as on:
+        if (found := identity.find(upload, identity.known(on, upload))) is None:
+            job_id = new_id()
+            known = {name: value for name, value in asdict(upload).items() if name != "modified"}
+            waits = {"queue": queue.value, "inbox": inbox, "status": Status.QUEUED.value, "stage": Stage.EXTRACT.value}
+            nothing = {"fence": 0, "attempts": 0, "worker": "", "timings_ms": {}, "sequence": 0}
+            steps.JOB.run(on, {"id": job_id, **known, **waits, **nothing})
+            record(on, job_id, "accepted", Stage.EXTRACT, detail=upload.origin)
+            return Accepted(job_id, created=True)
+        if missing := identity.completed(upload, found):
+            Statement(update(JobRow).where(JobRow.id == found.job_id).values(**missing)).run(on, {})
+        if less := [one.value for one in queue.below]:
+            waiting = and_(JobRow.status.in_([Status.QUEUED.value, Status.RUNNING.value]), JobRow.queue.in_(less))
+            Statement(update(JobRow).where(JobRow.id == found.job_id, waiting).values(queue=queue.value)).run(on, {})
+        return Accepted(found.job_id, created=False)
 
 
-def _check(upload: Upload) -> None:
+def check(upload: Upload) -> None:
+    """Raise LedgerError if an upload, in its normal form, cannot be stored."""
     if not upload.bucket or not upload.key:
         raise LedgerError("An upload needs a bucket and a key.")
     for name in ("bucket", "key", "version_id", "etag", "sequencer", "origin"):
@@ -129,54 +132,46 @@ def claim(db: Database, job_id: str, stage: Stage, *, worker: str, lease_s: floa
     The attempt is counted and committed before this returns. A job whose attempts are used up, which happens only when
     `max_attempts` is lowered, fails instead. The first claim of a job announces `job.started`.
     """
+    wanted = {"this": job_id, "at_stage": stage.value, "most": max_attempts, "by": clean(worker)[:255], "lease_s": lease_s}
+    with brief(db) as on:
+        first = steps.CLAIM_FIRST.run(on, wanted) if stage is Stage.EXTRACT else ()
+        if taken := first or steps.CLAIM.run(on, wanted):
+            [job] = taken
+            record(on, job_id, "claimed", stage, job.attempts, job.worker)
+            wait = {"wait": round(max(0.0, job.started_at - job.created_at) * 1000, 1)}
+            if first:
+                outbox.announce_job(on, "job.started", job, [], at=job.started_at)
+            upload = Upload(job.bucket, job.key, job.version_id, job.etag, job.sequencer, job.size, job.origin)
+            timings = job.timings_ms or wait
+            return Claim(job_id, stage, job.fence, job.attempts, upload, Queue(job.queue), job.worker, job.created_at, timings, job.inbox)
+    _give_up(db, job_id, stage, max_attempts)
+    return None
+
+
+def _give_up(db: Database, job_id: str, stage: Stage, max_attempts: int) -> None:
+    """Fail a job that could be claimed but for its attempts."""
+    with db.read() as session:
+        spent = (JobRow.status == Status.QUEUED.value, JobRow.stage == stage.value, JobRow.attempts >= max_attempts)
+        ready = (may_start(), not_(in_paused_queue()))
+        found = session.execute(select(JobRow.fence, JobRow.attempts).where(JobRow.id == job_id, *spent, *ready)).one_or_none()
+    if found is None:
+        return
     with db.write() as session:
-        job = session.get(JobRow, job_id)
-        if job is None or job.status != Status.QUEUED.value or job.stage != stage.value:
-            return None
-        ready, at = session.execute(select(and_(may_start(), not_(in_paused_queue())), now()).where(JobRow.id == job_id)).one()
-        if not ready:
-            return None
-        as_seen = (JobRow.status == job.status, JobRow.stage == job.stage, JobRow.fence == job.fence)
-        if job.attempts >= max_attempts:
-            reason = f"The {stage.value} stage was tried {job.attempts} times without success."
-            end(session, job_id, Status.FAILED, *as_seen, event="job.failed", reason=reason)
-            return None
-        first = job.started_at is None
-        timings = job.timings_ms or {"wait": round(max(0.0, at - job.created_at) * 1000, 1)}
-        claimed = change(
-            session,
-            job_id,
-            *as_seen,
-            status=Status.RUNNING.value,
-            fence=job.fence + 1,
-            attempts=job.attempts + 1,
-            worker=clean(worker)[:255],
-            lease_until=now() + lease_s,
-            next_attempt_at=None,
-            started_at=at if first else job.started_at,
-            sequence=job.sequence + first,
-            timings_ms=timings,
-        )
-        if claimed is None:
-            return None
-        record(session, job_id, "claimed", stage, claimed.attempts, claimed.worker)
-        if first:
-            outbox.announce_job(session, "job.started", claimed)
-        upload = Upload(job.bucket, job.key, job.version_id, job.etag, job.sequencer, job.size, job.origin)
-        return Claim(job_id, stage, job.fence, job.attempts, upload, Queue(job.queue), job.worker, job.created_at, timings, job.inbox)
+        reason = f"The {stage.value} stage was tried {found.attempts} times without success."
+        end(session, job_id, Status.FAILED, *spent, JobRow.fence == found.fence, event="job.failed", reason=reason)
 
 
 def renew(db: Database, claim: Claim, lease_s: float) -> bool:
     """Hold the claim for another `lease_s` from now. False: it is lost (swept, cancelled): stop, nothing will be kept."""
-    with db.write() as session:
-        return change(session, claim.job_id, *_held(claim), lease_until=now() + lease_s) is not None
+    with brief(db) as on:
+        return bool(steps.RENEW.run(on, {**_holding(claim), "lease_s": lease_s}))
 
 
 def position(db: Database, job_id: str) -> tuple[Status, Stage] | None:
     """Where a job stands; None: there is no such job."""
-    with db.read() as session:
-        found = session.execute(select(JobRow.status, JobRow.stage).where(JobRow.id == job_id)).one_or_none()
-    return None if found is None else (Status(found.status), Stage(found.stage))
+    with brief(db, write=False) as on:
+        found = steps.PLACE.run(on, {"this": job_id})
+    return (Status(found[0].status), Stage(found[0].stage)) if found else None
 
 
 # -- going on
@@ -192,25 +187,24 @@ def extracted(db: Database, claim: Claim, *, sha256: str, width: int, height: in
     for face in judge:
         if face.crop is None or face.crop.dtype != np.uint8 or face.crop.shape != (len(face.crop), len(face.crop), 3):
             raise LedgerError(f"Face {face.index} has no square uint8 RGB crop to judge.")
-    outcome: dict[str, Any] = {}
+    outcome: dict[str, Any] = {"new_verdict": None, "new_reason": None}
     if not judge:
         reason = faces[0].reason if faces else Reason.NO_FACE
-        outcome = {"verdict": Verdict.NOT_APPLICABLE.value, "reason": reason.value if reason else None}
-    with db.write() as session:
-        stage = Stage.CLASSIFY if judge else Stage.RENDER
-        if not _advance(session, claim, stage, milliseconds, sha256=sha256, width=width, height=height, **outcome):
+        outcome = {"new_verdict": Verdict.NOT_APPLICABLE.value, "new_reason": reason.value if reason else None}
+    found = {"new_sha256": sha256, "new_width": width, "new_height": height, **outcome}
+    with brief(db) as on:
+        if not _advance(on, steps.EXTRACTED, claim, Stage.CLASSIFY if judge else Stage.RENDER, milliseconds, found):
             return False
-        if faces:
-            session.execute(insert(FaceRow), [face_values(claim.job_id, face) for face in faces])
+        steps.FACE.many(on, [face_values(claim.job_id, face) for face in faces])
         return True
 
 
 def faces(db: Database, job_id: str, *, crops: bool = False) -> list[Face]:
     """The faces of a job by index; with `crops`, those that are still kept (from extraction to the job's end)."""
-    query = face_rows(job_id)
-    with db.read() as session:
-        rows = session.scalars(query if crops else query.options(defer(FaceRow.crop)))
-        return [face_of(row, crop=crops) for row in rows]
+    query = steps.THE_FACES_AND_CROPS if crops else steps.THE_FACES
+    with brief(db, write=False) as on:
+        rows = query.run(on, {"this": job_id})
+    return [face_of(row, crop=crops) for row in rows]
 
 
 def classified(db: Database, claim: Claim, judgements: list[Judgement], model: ModelName, milliseconds: float) -> bool:
@@ -219,22 +213,17 @@ def classified(db: Database, claim: Claim, judgements: list[Judgement], model: M
     The image gets its worst face's verdict, and the highest score of any face. Raises LedgerError if a face is left
     without a judgement or a judgement has no face.
     """
-    with db.write() as session:
-        of_model = {"model_name": model.name, "model_version": model.version, "model_sha256": model.sha256}
-        if not (job := _advance(session, claim, Stage.RENDER, milliseconds, **of_model)):
+    of_model = {"new_model_name": model.name, "new_model_version": model.version, "new_model_sha256": model.sha256}
+    with brief(db) as on:
+        rows = steps.THE_FACES.run(on, {"this": claim.job_id})
+        if wrong := unfitting(rows, judgements):
+            if not steps.STILL_HELD.run(on, _holding(claim)):
+                return False
+            raise LedgerError(f"Job {claim.job_id} has no {wrong}.")
+        found = of_model | outcome(rows, judgements)
+        if not _advance(on, steps.CLASSIFIED, claim, Stage.RENDER, milliseconds, found):
             return False
-        rows = {row.index: row for row in session.scalars(face_rows(claim.job_id).options(defer(FaceRow.crop)))}
-        for judgement in judgements:
-            if (row := rows.get(judgement.index)) is None:
-                raise LedgerError(f"Job {claim.job_id} has no face {judgement.index} to judge.")
-            row.score, row.verdict, row.evidence = judgement.score, judgement.verdict.value, judgement.evidence
-            row.reason = None if judgement.reason is None else judgement.reason.value
-        if unjudged := [row.index for row in rows.values() if row.verdict is None]:
-            raise LedgerError(f"Job {claim.job_id} has no judgement of face {unjudged[0]}.")
-        verdict = worst([Verdict(row.verdict) for row in rows.values()])
-        job.verdict = verdict.value
-        job.score = max((row.score for row in rows.values() if row.score is not None), default=None)
-        job.reason = next((row.reason for row in rows.values() if row.reason), None) if verdict is Verdict.NOT_APPLICABLE else None
+        steps.JUDGE_FACE.many(on, [judgement_values(claim.job_id, judgement) for judgement in judgements])
         return True
 
 
@@ -243,12 +232,19 @@ def classified(db: Database, claim: Claim, judgements: list[Judgement], model: M
 
 def finished(db: Database, claim: Claim, *, annotated_key: str, result_key: str, milliseconds: float) -> bool:
     """The results are in the bucket: the job is `done`, and `job.done` announced. False: the claim is lost."""
-    results: dict[str, Any] = {"annotated_key": annotated_key, "result_key": result_key, "error": None}
-    results["timings_ms"] = {**claim.timings_ms, claim.stage.value: round(milliseconds, 1)}
     if claim.stage is not Stage.RENDER:
         raise LedgerError(f"Job {claim.job_id} cannot be done: it is at the {claim.stage.value} stage.")
-    with db.write() as session:
-        return end(session, claim.job_id, Status.DONE, *_held(claim), event="job.done", **results) is not None
+    timings = {**claim.timings_ms, claim.stage.value: round(milliseconds, 1)}
+    results = {"new_annotated_key": annotated_key, "new_result_key": result_key, "new_timings_ms": timings}
+    with brief(db) as on:
+        if not (done := steps.DONE.run(on, {**_holding(claim), **results})):
+            return False
+        [job] = done
+        faces = steps.DROP_CROPS.run(on, {"this": claim.job_id})
+        record(on, job.id, "done", claim.stage, job.attempts, job.worker)
+        verdicts = [face.verdict for face in sorted(faces, key=lambda face: face.index)]
+        outbox.announce_job(on, "job.done", job, verdicts, at=job.finished_at)
+        return True
 
 
 def retry(db: Database, claim: Claim, error: BaseException, *, max_attempts: int, permanent: bool, sentence: str) -> Status:
@@ -387,10 +383,14 @@ def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
     return (JobRow.status == Status.RUNNING.value, JobRow.stage == claim.stage.value, JobRow.fence == claim.fence)
 
 
-def _advance(session: Session, claim: Claim, to: Stage, milliseconds: float, **values: Any) -> JobRow | None:
+def _holding(claim: Claim) -> dict[str, Any]:
+    """The values of a statement of `steps` on a job whose claim is held."""
+    return {"this": claim.job_id, "at_stage": claim.stage.value, "held": claim.fence}
+
+
+def _advance(on: Brief, step: Statement, claim: Claim, to: Stage, milliseconds: float, values: dict[str, Any]) -> bool:
     timings = {**claim.timings_ms, claim.stage.value: round(milliseconds, 1)}
-    values |= {"stage": to.value, "attempts": 0, "next_attempt_at": None, "woken_at": now(), "timings_ms": timings, "error": None}
-    job = change(session, claim.job_id, *_held(claim), **QUEUED, **values)
-    if job is not None:
-        record(session, job.id, "advanced", to, worker=claim.worker)
-    return job
+    if not step.run(on, {**_holding(claim), "next_stage": to.value, "timings": timings, **values}):
+        return False
+    record(on, claim.job_id, "advanced", to, worker=claim.worker)
+    return True

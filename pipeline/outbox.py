@@ -6,13 +6,14 @@ each type holds is in `pipeline.payloads`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, cast
 
-from sqlalchemy import Table, func, insert, select
+from sqlalchemy import Table, bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
+from pipeline.brief import Brief, Statement
 from pipeline.database import DeliveryRow, EndpointRow, EventRow, FaceRow, JobRow, now
 from pipeline.jobs import new_id
 
@@ -25,6 +26,9 @@ TYPES = (
     "training.failed",
     "model.promoted",
     "model.rolled_back",
+    "model.waiting",
+    "model.refused",
+    "drift.alarm",
     "endpoint.disabled",
 )
 """Every type of event that an endpoint can ask for."""
@@ -33,36 +37,46 @@ MAX_VERDICTS = 200
 """So many faces' verdicts are listed in an event; `count` is the true number."""
 MAX_SENTENCE = 1000
 
-# Built once: most of what a small statement costs is building it.
-_NOW = select(now())
-_EVENT = insert(cast(Table, EventRow.__table__))
-_DELIVERY = insert(cast(Table, DeliveryRow.__table__))
-_ENABLED = select(EndpointRow.id, EndpointRow.events, EndpointRow.inbox).where(EndpointRow.disabled_at.is_(None))
+_NOW = Statement(select(now().label("at")))
+_EVENT = Statement(insert(cast(Table, EventRow.__table__)), ["id", "type", "subject", "sequence", "inbox", "payload", "created_at"])
+_DELIVERY = Statement(
+    insert(cast(Table, DeliveryRow.__table__)),
+    ["id", "event_id", "endpoint_id", "status", "attempts", "fence", "next_attempt_at", "created_at"],
+)
+_ENABLED = Statement(select(EndpointRow.id, EndpointRow.events, EndpointRow.inbox).where(EndpointRow.disabled_at.is_(None)))
+_VERDICTS = Statement(select(FaceRow.verdict).where(FaceRow.job_id == bindparam("this")).order_by(FaceRow.index))
 
 
 def announce(
-    session: Session, type: str, subject: str, sequence: int, data: Mapping[str, Any], *, inbox: str | None = None, only: str | None = None
+    on: Brief | Session,
+    type: str,
+    subject: str,
+    sequence: int,
+    data: Mapping[str, Any],
+    *,
+    inbox: str | None = None,
+    only: str | None = None,
+    at: float | None = None,
 ) -> str:
     """Record an event and, for each enabled endpoint that wants it, a delivery due at once. Returns the event's id.
 
     `subject` is the id of what it is about, `sequence` grows by one with each event of a subject (see `next_sequence`).
     `inbox`: whose event it is; None: the whole product's, which endpoints of one inbox do not hear. `only`: the id of the
-    one endpoint that gets it, whatever it wants.
+    one endpoint that gets it, whatever it wants. `at`: when it happened by the database's clock; None: now.
     Nothing is sent before the caller's transaction commits, and nothing remains of it if that rolls back.
     """
-    connection = session.connection()
-    at = connection.execute(_NOW).scalar_one()
+    if at is None:
+        at = float(_NOW.run(on, {})[0].at)
     timestamp = datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     event_id = new_id("msg_")
     payload = {"type": type, "timestamp": timestamp, "data": dict(data)}
     event = {"id": event_id, "type": type, "subject": subject, "sequence": sequence, "inbox": inbox, "payload": payload, "created_at": at}
-    connection.execute(_EVENT, event)
+    _EVENT.run(on, event)
     if only is not None:
         wanting = [only]
     else:
-        wanting = [endpoint for endpoint, events, of_inbox in connection.execute(_ENABLED) if wants(type, inbox, events, of_inbox)]
-    if wanting:
-        connection.execute(_DELIVERY, [delivery(event_id, endpoint, at) for endpoint in wanting])
+        wanting = [endpoint for endpoint, events, of_inbox in _ENABLED.run(on, {}) if wants(type, inbox, events, of_inbox)]
+    _DELIVERY.many(on, [delivery(event_id, endpoint, at) for endpoint in wanting])
     return event_id
 
 
@@ -87,14 +101,20 @@ def next_sequence(session: Session, subject: str) -> int:
     return int(newest or 0) + 1
 
 
-def announce_job(session: Session, type: str, job: JobRow) -> str:
-    """Record an event about a job whose row, with its `sequence` already grown, is up to date. Returns the event's id."""
-    return announce(session, type, job.id, job.sequence, job_data(session, job), inbox=job.inbox)
+def announce_job(
+    on: Brief | Session, type: str, job: JobRow, verdicts: Sequence[str | None] | None = None, *, at: float | None = None
+) -> str:
+    """Record an event about a job whose row, with its `sequence` already grown, is up to date. Returns the event's id.
+
+    `verdicts`: those of its faces by index; None: they are looked up. `at`: as of `announce`.
+    """
+    return announce(on, type, job.id, job.sequence, job_data(on, job, verdicts), inbox=job.inbox, at=at)
 
 
-def job_data(session: Session, job: JobRow) -> dict[str, Any]:
+def job_data(on: Brief | Session, job: JobRow, verdicts: Sequence[str | None] | None = None) -> dict[str, Any]:
     """The `data` of an event about a job. `url` is a path: whoever sends it puts the public address before it."""
-    verdicts = session.execute(select(FaceRow.verdict).where(FaceRow.job_id == job.id).order_by(FaceRow.index)).scalars().all()
+    if verdicts is None:
+        verdicts = [row.verdict for row in _VERDICTS.run(on, {"this": job.id})]
     return {
         "job_id": job.id,
         "source": {"bucket": job.bucket, "key": job.key, "version_id": job.version_id, "etag": job.etag},

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from sqlalchemy.orm import defer
-
-from pipeline.changes import face_rows
+from pipeline import steps
+from pipeline.brief import brief
 from pipeline.database import Database, FaceRow, JobRow
 from pipeline.settings import Settings
 
@@ -26,9 +25,9 @@ def result_key(settings: Settings, key: str, job_id: str) -> str:
 
 def judged(db: Database, job_id: str) -> tuple[JobRow, list[FaceRow]]:
     """A job and its faces by index, without their crops; detached, to read only."""
-    with db.read() as session:
-        job = session.get_one(JobRow, job_id)
-        return job, list(session.scalars(face_rows(job_id).options(defer(FaceRow.crop))))
+    with brief(db, write=False) as on:
+        [job] = steps.THE_JOB.run(on, {"this": job_id})
+        return job, list(steps.THE_FACES.run(on, {"this": job_id}))
 
 
 def document(

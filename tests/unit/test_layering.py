@@ -29,6 +29,8 @@ LAYERS = (
         "tables.learning",
     },
     {
+        "brief",
+        "steps",
         "identity",
         "inboxes",
         "backfills",
