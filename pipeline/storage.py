@@ -80,7 +80,7 @@ class Storage:
                 signature_version="s3v4",
                 s3={"addressing_style": "path" if endpoint else "auto"},
                 connect_timeout=3,
-                read_timeout=20,
+                read_timeout=10,
                 retries={"total_max_attempts": 3, "mode": "standard"},
                 max_pool_connections=32,
                 # Other makers' servers know few of the newer checksums; AWS is content without them.

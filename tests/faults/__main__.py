@@ -1,0 +1,46 @@
+"""`make faults`: the long form of the table, whole or in parts; `make faults ARGS="--only broker-kill --n 30 --seed 7"`."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+from tests.faults.runner import run
+from tests.faults.table import ROWS
+
+REPORT = Path(__file__).parents[2] / "build" / "faults.json"
+
+
+def main() -> int:
+    """0: all passed; 1: not all."""
+    parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
+    parser.add_argument("--only", default="", help="tests, separated by commas; all if left out")
+    parser.add_argument("--n", type=int, help="how many faults; each test's own number if left out")
+    parser.add_argument("--seed", type=int, help="repeats an earlier run; a new one, which is printed, if left out")
+    parser.add_argument("--short", action="store_true", help="the short form")
+    parser.add_argument("--without-naive", action="store_true", help="leave the naive chain out")
+    parser.add_argument("--keep", action="store_true", help="keep the data directories, with the logs")
+    parser.add_argument("--corpus", default="", help="for the test `hostile`: folders or archives of pictures, separated by commas")
+    parser.add_argument("--report", type=Path, default=REPORT)
+    parser.add_argument("--list", action="store_true", help="list the tests, and how long each takes")
+    given = parser.parse_args()
+    if given.list:
+        for row in ROWS:
+            print(f"{row.name:<22} n {row.short:>3} / {row.long:<6} about {row.minutes:g} min   {(row.run.__doc__ or '').splitlines()[0]}")
+        return 0
+    wanted = [name for name in given.only.split(",") if name]
+    if unknown := set(wanted) - {row.name for row in ROWS}:
+        parser.error(f"there is no test {sorted(unknown)[0]}: --list shows them all")
+    seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}", flush=True)
+    rows = [(row, given.n or (row.short if given.short else row.long)) for row in ROWS if not wanted or row.name in wanted]
+    chosen = [(row, n) for row, n in rows if n]
+    ok = run(chosen, seed, given.report, lambda line: print(line, flush=True), naive=not given.without_naive, keep=given.keep)
+    print(f"report: {given.report}")
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

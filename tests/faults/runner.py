@@ -1,0 +1,87 @@
+"""Runs rows of the table on as few houses as they need, and writes the report down after each."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.faults.house import House
+from tests.faults.naive.house import under
+from tests.faults.outcome import merge
+from tests.faults.table import Row
+from tests.fixtures.databases import PostgresServer, postgres_binaries
+
+
+@contextmanager
+def house_for(postgres: bool, seed: int, folder: Path, **given: Any) -> Iterator[tuple[House, PostgresServer | None]]:
+    """A house on SQLite, or on a PostgreSQL server of its own."""
+    if not postgres:
+        with House(folder, seed=seed, **given) as house:
+            yield house, None
+        return
+    binaries = postgres_binaries()
+    if binaries is None:
+        raise RuntimeError("PostgreSQL is missing: install it, or leave its tests out.")
+    server = PostgresServer(binaries)
+    try:
+        server.start()
+        with House(folder, database_url=server.url.render_as_string(hide_password=False), seed=seed, **given) as house:
+            yield house, server
+    finally:
+        server.remove()
+
+
+def run(rows: Sequence[tuple[Row, int]], seed: int, report: Path, say: Callable[[str], None], *, naive: bool, keep: bool) -> bool:
+    """Run them, those of one database together; True if all passed."""
+    passed = True
+    for postgres in (False, True):
+        waiting = [(row, n) for row, n in rows if row.postgres is postgres]
+        while waiting:  # a house that a test has wrecked is left, and the rest go on in another
+            folder = Path(tempfile.mkdtemp(prefix="unmask-faults-"))
+            try:
+                with house_for(postgres, seed, folder) as (house, server):
+                    while waiting:
+                        row, n = waiting.pop(0)
+                        figures = _one(row, house, server, n, seed)
+                        if naive and row.naive is not None and "error" not in figures:
+                            figures["naive"] = _naive(house, row.naive, seed)
+                        merge(report, figures)
+                        say(_sentence(figures))
+                        passed = passed and bool(figures["passed"])
+                        if "error" in figures:
+                            break
+            finally:
+                if keep:
+                    say(f"kept: {folder}")
+                else:
+                    shutil.rmtree(folder, ignore_errors=True)
+    return passed
+
+
+def _one(row: Row, house: House, server: PostgresServer | None, n: int, seed: int) -> dict[str, Any]:
+    began = time.time()
+    try:
+        figures = row.on(house, server, n, seed)
+    except Exception as error:
+        traceback.print_exc()
+        figures = {"test": row.name, "n": n, "seed": seed, "passed": False, "error": f"{type(error).__name__}: {error}"}
+    return {**figures, "took_s": round(time.time() - began, 1)}
+
+
+def _naive(house: House, what: tuple[str, int], seed: int) -> dict[str, Any]:
+    try:
+        return under(house, what[0], what[1], seed)
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _sentence(figures: dict[str, Any]) -> str:
+    kept = {name: value for name, value in figures.items() if name not in ("test", "passed", "seed", "database", "kinds")}
+    return f"{figures['test']:<22} {'passed' if figures['passed'] else 'FAILED'}  {kept}"
