@@ -16,12 +16,16 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, SecurityError
 
 from pipeline.access import AccessError
+from pipeline.collections import CollectionError
+from pipeline.feedback import FeedbackError
+from pipeline.gate import GateError
 from pipeline.images import ImageRefused
 from pipeline.inquiry import InquiryError
 from pipeline.ledger import LedgerError
 from pipeline.options import OptionsError
 from pipeline.registry import ModelError
 from pipeline.schedules import ScheduleError
+from pipeline.shadow import ShadowError
 from pipeline.storage import ObjectTooLarge, SourceGone, StorageError
 from webhooks.endpoints import EndpointError
 from webhooks.secretbox import SecretError
@@ -134,6 +138,10 @@ def install(app: Flask) -> None:
     app.register_error_handler(OptionsError, lambda error: respond(422, str(error)))
     app.register_error_handler(ScheduleError, lambda error: respond(404 if error.missing else 422, str(error)))
     app.register_error_handler(SecretError, lambda error: respond(409, str(error)))
+    app.register_error_handler(FeedbackError, lambda error: respond(404 if error.missing else 422, str(error)))
+    app.register_error_handler(CollectionError, lambda error: respond(422 if error.permanent else 503, str(error)))
+    app.register_error_handler(GateError, lambda error: respond(409 if error.permanent else 503, str(error)))
+    app.register_error_handler(ShadowError, lambda error: respond(422, str(error)))
     app.register_error_handler(StorageError, _of_storage)
     for kind in (OperationalError, InterfaceError, PoolTimeout):
         app.register_error_handler(kind, _of_database)

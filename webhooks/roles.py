@@ -47,6 +47,16 @@ NEEDS: dict[str, Role] = {
     "trainings.one": Role.VIEWER,
     "schedules.listing": Role.VIEWER,
     "schedules.one": Role.VIEWER,
+    "dashboard.drift_page": Role.VIEWER,
+    "learning.decisions": Role.VIEWER,
+    "learning.decision_picture": Role.VIEWER,
+    "learning.shadows": Role.VIEWER,
+    "learning.drift_days": Role.VIEWER,
+    # saying what a face is: alone it counts only from a reviewer on
+    "dashboard.label_face": Role.VIEWER,
+    "labels.label": Role.VIEWER,
+    "labels.withdraw": Role.VIEWER,
+    "labels.standing": Role.VIEWER,
     # putting images in
     "dashboard.upload": Role.REVIEWER,
     "jobs.create": Role.REVIEWER,
@@ -82,6 +92,12 @@ NEEDS: dict[str, Role] = {
     "endpoints.test": Role.OPERATOR,
     "jobs.retry": Role.OPERATOR,
     "jobs.cancel": Role.OPERATOR,
+    "dashboard.approve_model": Role.OPERATOR,
+    "dashboard.shadow_model": Role.OPERATOR,
+    "dashboard.pin_face": Role.OPERATOR,
+    "learning.approve": Role.OPERATOR,
+    "learning.begin_shadow": Role.OPERATOR,
+    "learning.end_shadow": Role.OPERATOR,
     "models.promote": Role.OPERATOR,
     "models.rollback": Role.OPERATOR,
     "queues.pause": Role.OPERATOR,
@@ -127,6 +143,11 @@ NEEDS: dict[str, Role] = {
 
 BY_INBOX = frozenset(
     {
+        "dashboard.label_face",
+        "dashboard.pin_face",
+        "labels.label",
+        "labels.standing",
+        "labels.withdraw",
         "dashboard.log_out",
         "docs.page",
         "docs.webhooks",

@@ -12,7 +12,7 @@ from flask import Response, make_response, redirect, render_template, request, u
 from sqlalchemy import func, select
 from werkzeug.wrappers import Response as AnyResponse
 
-from pipeline import inquiry, registry
+from pipeline import feedback, inquiry, registry
 from pipeline.card import Card, ModelError
 from pipeline.database import Database, JobRow
 from pipeline.jobs import Queue, Status, Verdict, new_id
@@ -114,6 +114,8 @@ def _whole(context: Context, row: JobRow) -> dict[str, Any]:
     return {
         "job": row,
         "faces": face_rows(db, row.id),
+        "labels": feedback.standings(db, row.id),
+        "me": principal().actor,
         "history": inquiry.history(db, row.id),
         "deliveries": sent,
         "card": _card_of(db, row),

@@ -5,8 +5,11 @@ from __future__ import annotations
 from flask import redirect, render_template, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from pipeline import registry
+from pipeline import gate, registry
 from pipeline.database import AliasRow, Database
+from pipeline.tables.learning import DecisionRow
+from webhooks import choosing
+from webhooks.access import principal
 from webhooks.context import here
 from webhooks.dashboard.blueprint import blueprint
 
@@ -15,7 +18,13 @@ from webhooks.dashboard.blueprint import blueprint
 def model_list() -> str:
     """Every published version with its card, and which of them judges."""
     db = here().database
-    return render_template("models.html", versions=registry.versions(db), previous=_previous(db))
+    decisions: dict[tuple[str, str], DecisionRow] = {}
+    for row in gate.decisions(db):
+        decisions.setdefault((row.name, row.version), row)
+    shadows = choosing.shadows(here())
+    standing = next(((row, compared) for row, compared in shadows if choosing.running(row)), None)
+    shown = {"decisions": decisions, "shadows": shadows, "standing": standing}
+    return render_template("models.html", versions=registry.versions(db), previous=_previous(db), **shown)
 
 
 def _previous(db: Database) -> str | None:
@@ -27,12 +36,12 @@ def _previous(db: Database) -> str | None:
 @blueprint.post("/models/<name>/<version>/promote")
 def promote(name: str, version: str) -> AnyResponse:
     """Make a version the champion."""
-    registry.promote(here().database, name, version)
+    registry.promote(here().database, name, version, actor=principal().actor)
     return redirect(url_for("dashboard.model_list"), 303)
 
 
 @blueprint.post("/models/rollback")
 def roll_back() -> AnyResponse:
     """Make the former champion champion again."""
-    registry.rollback(here().database)
+    registry.rollback(here().database, actor=principal().actor)
     return redirect(url_for("dashboard.model_list"), 303)
