@@ -21,10 +21,26 @@ ENDS = ("job.done", "job.failed", "job.refused")
 OVER = tuple(status.value for status in Status if status.terminal)
 
 
-def jobs(db: Database, since: float) -> list[JobRow]:
-    """All jobs made since, light: by key."""
+def jobs(db: Database, keys: Iterable[str]) -> list[JobRow]:
+    """The jobs of these keys, the oldest first."""
     with db.read() as session:
-        return list(session.scalars(select(JobRow).where(JobRow.created_at >= since - 60).order_by(JobRow.created_at)))
+        found = [row for part in _parts(keys) for row in session.scalars(select(JobRow).where(JobRow.key.in_(part)))]
+    return sorted(found, key=lambda job: job.created_at)
+
+
+def over(db: Database, keys: Iterable[str]) -> set[str]:
+    """Those of the keys that have a job which is over."""
+    found: set[str] = set()
+    with db.read() as session:
+        for part in _parts(keys):
+            found.update(session.scalars(select(JobRow.key).where(JobRow.key.in_(part), JobRow.finished_at.is_not(None))))
+    return found
+
+
+def _parts(keys: Iterable[str]) -> list[list[str]]:
+    """At most 500 at a time: a statement takes only so many."""
+    every = list(keys)
+    return [every[start : start + 500] for start in range(0, len(every), 500)]
 
 
 def histories(db: Database, job_ids: Sequence[str]) -> dict[str, list[HistoryRow]]:
@@ -59,13 +75,15 @@ class Tally:
 def drained(house: House, keys: Iterable[str], seconds: float) -> Tally:
     """Wait until every key has a job that is over and all webhooks are out, or so many seconds; then count."""
     wanted = set(keys)
+    left = set(wanted)
 
-    def over() -> bool:
-        return wanted <= {job.key for job in jobs(house.db, house.began) if job.status in OVER}
+    def ended() -> bool:
+        left.difference_update(over(house.db, left))
+        return not left
 
     try:
-        until(over, "the end of all", seconds)
-        until(lambda: not missing(house, wanted), "the webhooks", 20)
+        until(ended, "the end of all", seconds)
+        until(lambda: not missing(house, wanted), "the webhooks", 20, look_s=0.2)
     except Impatient:
         pass
     return count(house, wanted)
@@ -74,12 +92,12 @@ def drained(house: House, keys: Iterable[str], seconds: float) -> Tally:
 def missing(house: House, keys: set[str]) -> list[str]:
     """The jobs whose end the receiver has not heard of."""
     told = {job_id for _, kind, job_id in house.heard if kind in ENDS}
-    return [job.id for job in jobs(house.db, house.began) if job.key in keys and job.status in OVER and job.id not in told]
+    return [job.id for job in jobs(house.db, keys) if job.status in OVER and job.id not in told]
 
 
 def count(house: House, keys: set[str]) -> Tally:
     """Count as things stand."""
-    found = [job for job in jobs(house.db, house.began) if job.key in keys]
+    found = jobs(house.db, keys)
     per_key = Counter(job.key for job in found)
     history = histories(house.db, [job.id for job in found])
     lost = sum(1 for key in keys if not any(job.key == key and job.status in OVER for job in found))

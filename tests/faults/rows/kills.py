@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from tests.faults.house import House, Impatient, until
-from tests.faults.outcome import claimed_after, drained, jobs, percentile
+from tests.faults.outcome import claimed_after, drained, over, percentile
 from tests.faults.pictures import portrait
 
 EXTRACT = ("extract.claimed", "fetch", "fetched", "decode", "decoded", "detected", "extract.committed")
@@ -54,13 +54,14 @@ def _killing(house: House, n: int, seed: int, points: tuple[str, ...], action: s
     turns = [points[number % len(points)] for number in range(n)]
     chance.shuffle(turns)
     orders: dict[str, tuple[str, str]] = {}
+    left: set[str] = set()
     began = time.time()
     for number, point in enumerate(turns):
         key = f"{action}-{int(began)}/{number:05}.jpg"
         orders[house.order(point, action, "" if point in NAMELESS else key)] = (point, key)
         house.put(key, portrait(number))
-        keys = {key for _, key in orders.values()}
-        until(lambda keys=keys: len(keys) - _over(house, keys) < IN_FLIGHT[action], "room for more", 120)  # type: ignore[misc]
+        left.add(key)
+        until(lambda: len(_left(house, left)) < IN_FLIGHT[action], "room for more", 120)
     keys = {key for _, key in orders.values()}
     named = {order: key for order, (point, key) in orders.items() if point not in NAMELESS}
     until(lambda: all(house.taken(order) or house.done(key) for order, key in named.items()), "all kills", 120)
@@ -80,8 +81,10 @@ def _killing(house: House, n: int, seed: int, points: tuple[str, ...], action: s
     return kills, tally
 
 
-def _over(house: House, keys: set[str]) -> int:
-    return sum(1 for job in jobs(house.db, house.began) if job.key in keys and job.finished_at)
+def _left(house: House, keys: set[str]) -> set[str]:
+    """The set, without those that are over."""
+    keys.difference_update(over(house.db, keys))
+    return keys
 
 
 def _struck(tally: Any, key: str) -> str:
