@@ -7,10 +7,10 @@ LOCK_PROJECT := $(LOCK) --override docker/requirements/overrides.txt pyproject.t
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check lint types containers unit format evaluate train lock clean serve-environment dev-environment sqs-environment
+.PHONY: help demo up test check lint types containers unit format evaluate train lock clean serve-environment dev-environment train-environment sqs-environment
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  \033[36mmake %-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-18s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: serve-environment ## judge the sample images on a stack of their own; results in demo-results/
 	@.venv/bin/unmask demo $(ARGS)
@@ -48,17 +48,21 @@ evaluate: dev-environment ## measure the champion on held-out identities; writes
 train: dev-environment ## train the classifier (make train ARGS=--help)
 	@$(DEV)/unmask train $(ARGS)
 
+train-environment: ## bring what trainings need (TensorFlow); then `make up` runs a train worker as well
+	@$(BOOTSTRAP) train
+
 lock: ## resolve all dependencies anew and write docker/requirements/
 	@echo 'uv==0.13.*' | $(BOOTSTRAP) $(LOCK) --no-annotate - -o docker/requirements/uv.txt
 	@echo 'setuptools>=77' | $(BOOTSTRAP) $(LOCK) --no-annotate - -o docker/requirements/build.txt
 	@$(BOOTSTRAP) $(LOCK_PROJECT) -o docker/requirements/image.txt
 	@$(BOOTSTRAP) $(LOCK_PROJECT) --extra embedded --extra demo -o docker/requirements/serve.txt
 	@$(BOOTSTRAP) $(LOCK_PROJECT) --extra embedded --extra demo --extra train --group dev -o docker/requirements/dev.txt
+	@$(BOOTSTRAP) $(LOCK_PROJECT) --extra train -o docker/requirements/train.txt
 	@$(BOOTSTRAP) $(LOCK) docker/requirements/sqs.in -o docker/requirements/sqs.txt
 
 clean: ## remove what make made here: environments, build/, demo-results/, caches (never unmask-data/)
 	@rm -rf .venv-tools build dist demo-results .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
-	@for made in .venv .venv-dev .venv-sqs; do if [ -f $$made/unmask.stamp ]; then rm -rf $$made; fi; done
+	@for made in .venv .venv-dev .venv-train .venv-sqs; do if [ -f $$made/unmask.stamp ]; then rm -rf $$made; fi; done
 	@find pipeline workers webhooks migrations tests docker -name __pycache__ -type d -prune -exec rm -rf {} +
 
 serve-environment:

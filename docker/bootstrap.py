@@ -2,6 +2,7 @@
 
     python3 docker/bootstrap.py serve     .venv      what serving needs, with the embedded stack and the demo
     python3 docker/bootstrap.py dev       .venv-dev  the same, with training, tests and checks
+    python3 docker/bootstrap.py train     .venv-train what trainings need, for the train worker of the stack
     python3 docker/bootstrap.py sqs       .venv-sqs  emulators of Amazon's services, for tests; nothing of the project
     python3 docker/bootstrap.py uv ...    run uv itself
 
@@ -24,7 +25,7 @@ from typing import List
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "docker" / "requirements"
 TOOLS = ROOT / ".venv-tools"
-ENVIRONMENTS = {"serve": ROOT / ".venv", "dev": ROOT / ".venv-dev", "sqs": ROOT / ".venv-sqs"}
+ENVIRONMENTS = {"serve": ROOT / ".venv", "dev": ROOT / ".venv-dev", "train": ROOT / ".venv-train", "sqs": ROOT / ".venv-sqs"}
 WITHOUT_PROJECT = ("sqs",)
 """What has only other people's programs in it."""
 PYTHON = "3.11"

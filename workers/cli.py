@@ -18,6 +18,7 @@ from workers.commands.jobs import list_jobs, show_job, submit
 from workers.commands.learning import evaluate, export, train
 from workers.commands.models import models
 from workers.commands.people import audit, keys, users
+from workers.commands.trainings import retrain, schedule, trainings_group
 from workers.sentences import sentence_of
 from workers.surroundings import settings_in_force
 
@@ -137,6 +138,9 @@ for command in (
     datasets,
     label_face,
     show_drift,
+    retrain,
+    trainings_group,
+    schedule,
 ):
     main.add_command(command)
 

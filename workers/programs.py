@@ -14,9 +14,10 @@ from pipeline.inboxes import Inbox, of_settings
 from pipeline.jobs import Stage
 from pipeline.settings import Settings
 from workers import tether
+from workers.environments import interpreter
 from workers.place import Place, write
 from workers.ports import ABOVE, LOOPBACK
-from workers.queues import UPKEEP, queues
+from workers.queues import TRAIN, UPKEEP, queues
 
 PORTS = ("valkey", "s3", "s3_grpc", "filer", "filer_grpc", "master", "master_grpc", "volume", "volume_grpc", "admin", "web")
 """What needs a port. `admin` is SeaweedFS' own maintenance, without its web page."""
@@ -61,10 +62,17 @@ def programs(place: Place, settings: Settings, ports: Mapping[str, int], heard: 
         Program("seaweedfs", SERVICES, _seaweedfs(place, ports), SERVICE_STOP_S, _seaweedfs_environment(place)),
         *chain,
         Program(UPKEEP, WORKERS, upkeep, drain_s, {}),
+        *([_trainer((*celery, "-A", "workers.train", *worker), settings)] if interpreter(settings) else []),
         *([Program("consumer", WORKERS, (sys.executable, "-m", "workers.consuming"), SERVICE_STOP_S, {})] if queued else []),
         Program("beat", FRONT, beat, 5, {}),
         Program("web", FRONT, (sys.executable, "-m", "webhooks.app"), 5, {}),
     ]
+
+
+def _trainer(worker: tuple[str, ...], settings: Settings) -> Program:
+    """One child, and a fresh one for each training. It gets what a trainer may take to leave its checkpoint, and a little more."""
+    consumer = ("-n", f"{TRAIN}@%h", "-Q", TRAIN, "-P", "prefork", "-c", "1", "--max-tasks-per-child", "1")
+    return Program(TRAIN, WORKERS, (*worker, *consumer), settings.train_stop_s + 20, {})
 
 
 def valkey_binary() -> Path:

@@ -23,6 +23,7 @@ from pipeline import inboxes
 from pipeline.inboxes import Inbox
 from pipeline.settings import PREFIX, Settings, to_environment
 from workers import tether
+from workers.environments import interpreter
 from workers.orders import UNHEARD, order
 from workers.place import Place, read, remember
 from workers.ports import LOOPBACK, Ports, free
@@ -96,6 +97,7 @@ class Stack:
             self._order("startProcessGroup", group, False)
         self._await("seaweedfs", lambda: not free(ports["s3"]) and self._buckets_stand(), f"{self.settings.s3_endpoint}")
         self._install_model()
+        self._say_who_trains()
         self._await("web", self._web_answers, self.settings.url)
         missing = set(NODES)
         self._await("workers", lambda: self._workers_answer(missing), ", ".join(NODES))
@@ -170,6 +172,11 @@ class Stack:
         else:
             self._say(f"{'model':<10} {card.name} {card.version}")
 
+    def _say_who_trains(self) -> None:
+        python = interpreter(self.settings)
+        none = "none: `make train-environment` brings what trainings need"
+        self._say(f"{'training':<10} {none if python is None else f'by {python}, on {self.settings.train_device}'}")
+
     def _web_answers(self) -> bool:
         """Whether it is there, and ours: it takes our token, and only then sees that the notification is empty."""
         token = self.settings.events_token.get_secret_value() if self.settings.events_token else ""
@@ -242,7 +249,7 @@ class Stack:
         if self._supervisor is not None:
             self._supervisor.terminate()
             try:
-                self._supervisor.wait(self.settings.stage_limit_s + SLACK_S)
+                self._supervisor.wait(max(self.settings.stage_limit_s, self.settings.train_stop_s) + SLACK_S)
             except subprocess.TimeoutExpired:
                 self.kill()
                 self._supervisor.wait()

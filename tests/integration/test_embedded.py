@@ -51,10 +51,11 @@ def test_everything_listens_on_this_machine_only(place: Place) -> None:
     assert len(given) == len(set(given)) + 1, "each its own, and two that are off"
 
 
-def test_each_queue_has_its_worker(place: Place) -> None:
-    chosen = programs.programs(place, Settings(), dict.fromkeys(programs.PORTS, 1))
+@pytest.mark.parametrize(("python", "trains"), [(sys.executable, ["train"]), ("/no/such/python", [])])
+def test_each_queue_has_its_worker(place: Place, python: str, trains: list[str]) -> None:
+    chosen = programs.programs(place, Settings(train_python=python), dict.fromkeys(programs.PORTS, 1))
     served = [program.command[program.command.index("-Q") + 1] for program in chosen if "-Q" in program.command]
-    assert served == [*(f"interactive.{stage},{stage},backfill.{stage}" for stage in ("extract", "classify", "render")), "upkeep"]
+    assert served == [*(f"interactive.{stage},{stage},backfill.{stage}" for stage in ("extract", "classify", "render")), "upkeep", *trains]
 
 
 def test_ports_are_kept_where_they_are_free() -> None:

@@ -157,6 +157,7 @@ def test_containers_run_what_the_stack_on_one_machine_runs(compose: dict[str, di
 
     contained = {name: tuple(service["command"][1:]) for name, service in compose.items() if "celery" in (service.get("command") or [])}  # type: ignore[index,operator]
 
+    celery.pop("train", None)  # is there where TensorFlow is; in containers it has an overlay of its own
     assert contained == celery
 
 
