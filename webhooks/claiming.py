@@ -27,13 +27,14 @@ class Claim:
     attempt: int
 
 
-def claim_due(db: Database, limit: int, reserve: int = 0) -> list[Claim]:
+def claim_due(db: Database, limit: int, reserve: int = 0) -> tuple[list[Claim], bool]:
     """Take up to `limit` deliveries that are due: only so many of each endpoint, first those of which fewest are in the air.
 
     The last `reserve` of the `limit` are kept for endpoints that have nothing in the air: however many of those that hang
-    have had their share, the others still find room.
+    have had their share, the others still find room. Returns as well whether more may be due, for which there was no room.
     """
     waiting: list[tuple[int, float, str, int]] = []
+    more = False
     with db.read() as session:  # nobody needs to be kept from writing to see that there is nothing
         ready = session.execute(select(EndpointRow.id, EndpointRow.failing_since).where(_open(), _has_something_due())).all()
         flying = _flying(session) if ready else {}
@@ -43,15 +44,19 @@ def claim_due(db: Database, limit: int, reserve: int = 0) -> list[Claim]:
             if room > 0:
                 query = select(DeliveryRow.next_attempt_at, DeliveryRow.id, DeliveryRow.fence)
                 query = query.where(DeliveryRow.endpoint_id == endpoint_id, *_due()).order_by(DeliveryRow.next_attempt_at)
-                found = enumerate(session.execute(query.limit(min(room, limit))))
-                waiting += [(begun + place, at or 0.0, delivery_id, fence) for place, (at, delivery_id, fence) in found]
+                found = session.execute(query.limit(min(room, limit))).all()
+                waiting += [(begun + place, at or 0.0, delivery_id, fence) for place, (at, delivery_id, fence) in enumerate(found)]
+                more |= len(found) == room
+            else:
+                more = True
     waiting.sort()
     firsts = [one for one in waiting if one[0] == 0][:limit]
     others = [one for one in waiting if one[0] > 0][: max(0, limit - reserve - len(firsts))]
+    more |= len(firsts) + len(others) < len(waiting)
     if not firsts and not others:
-        return []
+        return [], more
     with db.write() as session:
-        return take(session, [(delivery_id, fence) for _, _, delivery_id, fence in firsts + others])
+        return take(session, [(delivery_id, fence) for _, _, delivery_id, fence in firsts + others]), more
 
 
 def free() -> ColumnElement[bool]:

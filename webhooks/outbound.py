@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 THREADS = 32
 LOOK_S = 0.25
-"""How often new deliveries are looked for while others are in the air, beside whenever one lands or somebody asks."""
+"""How often new deliveries are looked for while others are in the air, if none of those lands."""
 
 
 def deliver_due(db: Database, settings: Settings, limit: int = 1000, *, patience_s: float = 2.0) -> int:
@@ -71,6 +71,8 @@ class _Dispatcher:
         self._lock = Lock()
         self._waiting = Lock()
         self._landed = Event()
+        self._more = False
+        """More was due than could be sent when somebody last looked."""
 
     def run(self, db: Database, settings: Settings, limit: int, patience_s: float) -> int:
         until = time.monotonic() + patience_s
@@ -79,9 +81,10 @@ class _Dispatcher:
             return begun
         try:
             while self._youngest() < patience_s and (left := until - time.monotonic()) > 0:
-                self._landed.wait(min(LOOK_S, left))
+                landed = self._landed.wait(min(LOOK_S, left))
                 self._landed.clear()
-                begun += self._launch(db, settings, limit - begun)
+                if self._more or not landed:
+                    begun += self._launch(db, settings, limit - begun)
         finally:
             self._waiting.release()
         return begun
@@ -106,9 +109,12 @@ class _Dispatcher:
         while slots < most and self._slots.acquire(blocking=False):
             slots += 1
         claims: list[Claim] = []
+        more = True
         try:
-            claims = claim_due(db, slots, min(slots, THREADS // 2)) if slots else []
+            if slots:
+                claims, more = claim_due(db, slots, min(slots, THREADS // 2))
         finally:
+            self._more = more
             for _ in range(slots - len(claims)):
                 self._slots.release()
         for claim in claims:
