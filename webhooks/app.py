@@ -8,18 +8,20 @@ import sys
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from flask import Flask
+from flask import Flask, request
 from flask_openapi3.models.info import Info
 from flask_openapi3.models.security_scheme import SecurityScheme
 from flask_openapi3.openapi import OpenAPI
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from pipeline.settings import Settings, SettingsError, settings
-from webhooks import access, api, dashboard, docs, health, inbound, problems
+from webhooks import access, api, auditing, dashboard, docs, health, inbound, problems
 from webhooks.context import NAME, Context
 
 FORM_OVERHEAD = 1_000_000
 """What a multipart request may have beside its image."""
+BODY_BYTES = 1_000_000
+"""Of a request without an image."""
 THREADS = 32
 """Most of them wait: for `/predict`, for the object store."""
 ABOUT = (
@@ -53,15 +55,23 @@ def create_app(settings: Settings) -> Flask:
         PERMANENT_SESSION_LIFETIME=7 * 86_400,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.before_request(_keep_small)
     app.before_request(dashboard.allow_many)
     problems.install(app)
     for blueprint in (health.blueprint, inbound.blueprint, docs.blueprint, dashboard.blueprint):
         app.register_blueprint(blueprint)
     api.install(app)
     access.install(app, settings)
+    auditing.install(app)
     if settings.proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, *[settings.proxies] * 3)  # type: ignore[method-assign]
     return app
+
+
+def _keep_small() -> None:
+    # Only forms carry images; whatever else is as large is no request of ours. (Notifications have a limit of their own.)
+    if request.mimetype != "multipart/form-data":
+        request.max_content_length = BODY_BYTES
 
 
 def trusted_hosts(settings: Settings) -> list[str] | None:

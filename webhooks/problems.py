@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 from flask import Flask, Response, json, render_template, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, SecurityError
 
@@ -121,6 +121,11 @@ def _of_database(error: Exception) -> Response:
     return respond(503, "The database cannot be reached at the moment; try again shortly.", {"Retry-After": RETRY_AFTER_S})
 
 
+def _of_value(error: DataError) -> Response:
+    log.warning("%s %s: %s", request.method, request.path, error.orig)
+    return respond(422, "One of the values is none that can be stored or looked for.")
+
+
 def _of_anything(error: Exception) -> Response:
     log.exception("%s %s", request.method, request.path, exc_info=error)
     return respond(500, "Something went wrong on our side; the log of the web process says what.")
@@ -145,5 +150,7 @@ def install(app: Flask) -> None:
     app.register_error_handler(StorageError, _of_storage)
     for kind in (OperationalError, InterfaceError, PoolTimeout):
         app.register_error_handler(kind, _of_database)
+    app.register_error_handler(RecursionError, lambda error: respond(400, "The body is nested too deeply."))
+    app.register_error_handler(DataError, _of_value)
     app.register_error_handler(HTTPException, _of_http)
     app.register_error_handler(Exception, _of_anything)
