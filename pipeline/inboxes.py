@@ -6,6 +6,7 @@ settings have it, so that an `Inbox` is always whole. Of one bucket, no two inbo
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -17,6 +18,7 @@ from pipeline.jobs import Queue, Upload, Verdict
 from pipeline.settings import Settings
 from pipeline.tables.inboxes import InboxRow
 
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 DEFAULT = "default"
 """The inbox of the settings."""
 
@@ -123,6 +125,8 @@ def get(settings: Settings, db: Database, name: str) -> Inbox:
     """The inbox of that name, turned on or off. Raises InboxError if there is none. Asks the database, but not for `default`."""
     if name == DEFAULT:
         return of_settings(settings)
+    if not NAME.fullmatch(name):
+        raise InboxError("There is no inbox of that name.")
     with db.read() as session:
         row = session.get(InboxRow, name)
     if row is None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from pipeline import audit
 from pipeline.changes import clean
 from pipeline.database import Database, EndpointRow, JobRow, now
-from pipeline.inboxes import DEFAULT, Inbox, InboxError, of_settings, whole
+from pipeline.inboxes import DEFAULT, NAME, Inbox, InboxError, of_settings, whole
 from pipeline.settings import Settings
 from pipeline.tables.inboxes import BackfillRow, InboxRow
 
@@ -43,7 +43,7 @@ def add(db: Database, settings: Settings, wanted: Inbox, *, by: str) -> Inbox:
     Only what is put into it from now on is judged; what lies there already is left to a back-fill. Raises InboxError if the
     name is taken, if it would overlap another inbox or anybody's results, or if a field makes no sense.
     """
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?", wanted.name):
+    if not NAME.fullmatch(wanted.name):
         raise InboxError("An inbox is named by up to 64 small letters, digits and hyphens, such as press-photos.")
     with db.write() as session:
         others = _others(session, settings, wanted.name)

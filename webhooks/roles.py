@@ -57,6 +57,9 @@ NEEDS: dict[str, Role] = {
     "labels.label": Role.VIEWER,
     "labels.withdraw": Role.VIEWER,
     "labels.standing": Role.VIEWER,
+    "dashboard.inbox_list": Role.VIEWER,
+    "inboxes.listing": Role.VIEWER,
+    "inboxes.one": Role.VIEWER,
     # putting images in
     "dashboard.upload": Role.REVIEWER,
     "jobs.create": Role.REVIEWER,
@@ -138,6 +141,11 @@ NEEDS: dict[str, Role] = {
     "users.end_sessions": Role.ADMIN,
     "users.listing": Role.ADMIN,
     "users.one": Role.ADMIN,
+    "dashboard.add_inbox": Role.ADMIN,
+    "dashboard.switch_inbox": Role.ADMIN,
+    "inboxes.create": Role.ADMIN,
+    "inboxes.change": Role.ADMIN,
+    "inboxes.remove": Role.ADMIN,
 }
 """By Flask's name of the route (`blueprint.function`)."""
 
@@ -181,6 +189,9 @@ BY_INBOX = frozenset(
         "dashboard.account",
         "dashboard.cancel",
         "dashboard.change_password",
+        "dashboard.inbox_list",
+        "inboxes.listing",
+        "inboxes.one",
         "dashboard.index",
         "dashboard.job",
         "dashboard.job_fragment",

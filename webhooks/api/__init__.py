@@ -9,6 +9,7 @@ from webhooks.api import (
     deliveries,
     endpoints,
     events,
+    inboxes,
     jobs,
     keys,
     labels,
@@ -27,6 +28,7 @@ def install(app: OpenAPI) -> None:
     for resource in (
         predict,
         jobs,
+        inboxes,
         labels,
         endpoints,
         deliveries,

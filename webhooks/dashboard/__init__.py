@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from webhooks.dashboard import endpoints, jobs, learning, login, models, people, trainings, words
+from webhooks.dashboard import endpoints, inboxes, jobs, learning, login, models, people, trainings, words
 from webhooks.dashboard.blueprint import blueprint
 from webhooks.dashboard.jobs import UPLOAD_BYTES, allow_many
 
-__all__ = ["UPLOAD_BYTES", "allow_many", "blueprint", "endpoints", "jobs", "learning", "login", "models", "people", "trainings", "words"]
+__all__ = [
+    "UPLOAD_BYTES",
+    "allow_many",
+    "blueprint",
+    "endpoints",
+    "inboxes",
+    "jobs",
+    "learning",
+    "login",
+    "models",
+    "people",
+    "trainings",
+    "words",
+]
