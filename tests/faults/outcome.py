@@ -7,11 +7,13 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.database import Database, EventRow, HistoryRow, JobRow
 from pipeline.jobs import Status
@@ -78,7 +80,8 @@ def drained(house: House, keys: Iterable[str], seconds: float) -> Tally:
     left = set(wanted)
 
     def ended() -> bool:
-        left.difference_update(over(house.db, left))
+        with suppress(SQLAlchemyError):  # it may be away
+            left.difference_update(over(house.db, left))
         return not left
 
     try:

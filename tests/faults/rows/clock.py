@@ -30,8 +30,8 @@ def clock(house: House, n: int, seed: int) -> dict[str, Any]:
         _restart(house, ("extract", "upkeep"), str(folder))
         prefix = f"clock-{int(time.time())}"
         keys = [f"{prefix}/{number}.jpg" for number in range(n)]
-        house.order("extract.claimed", "sleep", keys[0], amount=house.settings.lease_s * 1.5)
-        house.order("render.claimed", "sleep", keys[1 % n], amount=house.settings.lease_s * 1.5)
+        house.order("decoded", "sleep", keys[0], amount=house.settings.lease_s * 1.5)
+        house.order("rendered", "sleep", keys[1 % n], amount=house.settings.lease_s * 1.5)
         for number, key in enumerate(keys):
             house.put(key, portrait(number + seed))
         tally = drained(house, keys, 90)

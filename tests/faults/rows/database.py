@@ -28,6 +28,7 @@ def postgres_stop(house: House, server: PostgresServer, n: int, seed: int) -> di
         server.stop("immediate")
         time.sleep(0.3 * chance.random())
         server.start()
+        house.db.dispose()
         at = time.time()
         tally = drained(house, fresh, 90)
         lags += [seconds for history in tally.history.values() if (seconds := claimed_after(history, at)) is not None]
@@ -54,6 +55,7 @@ def postgres_down(house: House, server: PostgresServer, n: int, seed: int) -> di
         codes += [house.web(JOBS), house.web(READY)]
         time.sleep(min(5.0, n / 10))
     server.start()
+    house.db.dispose()
     at = time.time()
     until(lambda: house.web(JOBS) == 200, "the API's return", 60)
     back = round(time.time() - at, 2)
