@@ -16,6 +16,7 @@ from workers.commands.endpoints import endpoints
 from workers.commands.inboxes import backfill, inboxes
 from workers.commands.jobs import list_jobs, show_job, submit
 from workers.commands.learning import evaluate, export, train
+from workers.commands.listening import listen
 from workers.commands.models import models
 from workers.commands.people import audit, keys, users
 from workers.commands.trainings import retrain, schedule, trainings_group
@@ -127,6 +128,7 @@ for command in (
     show_job,
     models,
     endpoints,
+    listen,
     evaluate,
     train,
     export,
