@@ -325,7 +325,8 @@ def due(db: Database, *, wake_after_s: float, limit: int) -> list[str]:
         if not ids:
             return []
         chosen = update(TrainingRow).where(TrainingRow.id.in_(ids), late).values(woken_at=now()).returning(TrainingRow.id)
-        return list(session.scalars(chosen, execution_options={"synchronize_session": False}))
+        woken = set(session.scalars(chosen, execution_options={"synchronize_session": False}))
+        return [training_id for training_id in ids if training_id in woken]
 
 
 def unwoken(db: Database, training_id: str) -> None:
