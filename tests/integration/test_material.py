@@ -1,0 +1,175 @@
+"""What a training learns from, and what is kept of it, through a real S3 server: whole or not at all, and nothing from outside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import collections
+from pipeline.collections import CollectionError, OnDisk
+from pipeline.database import Database
+from pipeline.settings import Settings
+from pipeline.storage import Storage
+from workers import keeping, material
+from workers.keeping import KeepingError
+from workers.material import MaterialError
+
+PREFIX = "trainings/trn_1/000001-000001-5/"
+
+
+@pytest.fixture
+def growing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OnDisk:
+    """The growing data set, as if somebody had added to it."""
+    found = OnDisk("d" * 64, tmp_path / "growing", None)
+    monkeypatch.setattr(collections, "default", lambda db, store, settings, *, sha256="": found)
+    return found
+
+
+@pytest.fixture
+def nothing(sqlite_url: str) -> Database:
+    return Database(sqlite_url)
+
+
+def put(store: Storage, settings: Settings, **objects: bytes) -> None:
+    for key, data in objects.items():
+        store.put(settings.inbox_bucket, key.replace("__", "/").replace("_dot_", "."), data, "application/octet-stream")
+
+
+def checkpoint(folder: Path, step: int, stage: int = 0) -> None:
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / ".new.npz", facts=np.array(json.dumps({"stage": stage, "step": step})), weights=np.full(100, step))
+    (folder / ".new.npz").replace(folder / "checkpoint.npz")
+
+
+class TestMaterial:
+    def test_a_folder_of_photographs_in_s3_arrives_as_it_is(
+        self, store: Storage, s3_settings: Settings, nothing: Database, tmp_path: Path
+    ) -> None:
+        put(store, s3_settings, set__faces_dot_csv=b"path,identity,split\na/1.jpg,ann,train\n", set__a__1_dot_jpg=b"one")
+
+        found = material.bring(nothing, store, s3_settings, f"s3://{s3_settings.inbox_bucket}/set", tmp_path / "data")
+
+        assert (found.faces, found.data) == (tmp_path / "data", None)
+        assert (tmp_path / "data/a/1.jpg").read_bytes() == b"one"
+        assert found.arguments() == ["--faces", str(tmp_path / "data")]
+
+    @pytest.mark.parametrize("kind", ["csv", "jsonl"])
+    def test_a_manifest_in_s3_brings_what_it_lists(
+        self, kind: str, store: Storage, s3_settings: Settings, nothing: Database, tmp_path: Path, growing: OnDisk
+    ) -> None:
+        text = {"csv": "path,label\nreal/1.jpg,real\n", "jsonl": '{"path": "real/1.jpg", "label": "real"}\n'}[kind]
+        store.put(s3_settings.inbox_bucket, f"set/m.{kind}", text.encode(), "text/plain")
+        put(store, s3_settings, set__real__1_dot_jpg=b"one", set__other_dot_jpg=b"not listed")
+
+        found = material.bring(nothing, store, s3_settings, f"s3://{s3_settings.inbox_bucket}/set/m.{kind}", tmp_path / "data")
+
+        assert (found.faces, found.data, found.sha256) == (growing.faces, tmp_path / f"data/m.{kind}", growing.sha256)
+        assert sorted(path.name for path in (tmp_path / "data").rglob("*") if path.is_file()) == ["1.jpg", f"m.{kind}"]
+
+    def test_nothing_named_is_the_growing_one_in_the_state_it_had(
+        self, store: Storage, s3_settings: Settings, nothing: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = []
+
+        def default(db: Database, store: Storage, settings: Settings, *, sha256: str = "") -> OnDisk:
+            asked.append(sha256)
+            return OnDisk("e" * 64, tmp_path, tmp_path / "labels.jsonl")
+
+        monkeypatch.setattr(collections, "default", default)
+        found = material.bring(nothing, store, s3_settings, "", tmp_path / "data", sha256="e" * 64)
+        assert asked == ["e" * 64]
+        assert (found.faces, found.data, found.sha256) == (tmp_path, tmp_path / "labels.jsonl", "e" * 64)
+
+    def test_folders_on_disk_are_taken_where_they_are(
+        self, store: Storage, s3_settings: Settings, nothing: Database, tmp_path: Path, growing: OnDisk
+    ) -> None:
+        (tmp_path / "faces").mkdir()
+        (tmp_path / "faces/faces.csv").write_text("path,identity,split\n")
+        (tmp_path / "faces/data.jsonl").write_text("")
+        (tmp_path / "others/real").mkdir(parents=True)
+        both = material.bring(nothing, store, s3_settings, str(tmp_path / "faces"), tmp_path / "data")
+        others = material.bring(nothing, store, s3_settings, str(tmp_path / "others"), tmp_path / "data")
+        assert (both.faces, both.data) == (tmp_path / "faces", tmp_path / "faces/data.jsonl")
+        assert (others.faces, others.data) == (growing.faces, tmp_path / "others")
+
+    def test_a_manifest_cannot_write_elsewhere(self, store: Storage, s3_settings: Settings, nothing: Database, tmp_path: Path) -> None:
+        for number, path in enumerate(("../../evil.jpg", "/etc/evil.jpg", "a/../../evil.jpg")):
+            store.put(s3_settings.inbox_bucket, f"{number}/m.csv", f"path,label\n{path},real\n".encode(), "text/plain")
+            with pytest.raises(MaterialError, match="lies outside"):
+                material.bring(nothing, store, s3_settings, f"s3://{s3_settings.inbox_bucket}/{number}/m.csv", tmp_path / "data")
+        assert not list(tmp_path.rglob("evil*"))
+
+    @pytest.mark.parametrize(
+        ("dataset", "said"),
+        [
+            ("s3://{bucket}/empty/", "nothing under"),
+            ("s3:///x", "names no bucket"),
+            ("s3://{bucket}/broken.csv", "no manifest"),
+            ("s3://{bucket}/lists.csv", "lists gone.jpg"),
+            ("/no/such/folder", "is not there"),
+        ],
+    )
+    def test_what_is_no_data_set_is_said(
+        self, dataset: str, said: str, store: Storage, s3_settings: Settings, nothing: Database, tmp_path: Path
+    ) -> None:
+        put(store, s3_settings, broken_dot_csv=b"picture,label\n1.jpg,real\n", lists_dot_csv=b"path,label\ngone.jpg,real\n")
+        with pytest.raises(MaterialError, match=said) as found:
+            material.bring(nothing, store, s3_settings, dataset.format(bucket=s3_settings.inbox_bucket), tmp_path / "data")
+        assert found.value.permanent
+
+    def test_without_anything_to_learn_from_it_says_what_to_do(
+        self, store: Storage, s3_settings: Settings, nothing: Database, tmp_path: Path
+    ) -> None:
+        with pytest.raises(CollectionError, match="datasets add"):
+            material.bring(nothing, store, s3_settings, "", tmp_path / "data")
+
+
+class TestKeeping:
+    def test_a_checkpoint_comes_back_on_another_machine(self, store: Storage, s3_settings: Settings, tmp_path: Path) -> None:
+        one, two = tmp_path / "one", tmp_path / "two"
+        checkpoint(one, 5)
+        (one / "best.h5").write_bytes(b"best")
+        held = keeping.snapshot(one)
+        assert held is not None
+        checkpoint(one, 10)  # the trainer goes on while it is uploaded
+        files = keeping.store(store, s3_settings, PREFIX, held.folder, keeping.CHECKPOINT_FILES)
+
+        two.mkdir()
+        keeping.restore(store, s3_settings, {"prefix": PREFIX, "files": files}, two)
+
+        assert (held.stage, held.step) == keeping.position(two) == (0, 5)
+        assert (two / "best.h5").read_bytes() == b"best"
+
+    def test_what_was_altered_is_refused_and_nothing_changes(self, store: Storage, s3_settings: Settings, tmp_path: Path) -> None:
+        checkpoint(tmp_path / "one", 5)
+        files = keeping.store(store, s3_settings, PREFIX, tmp_path / "one", keeping.CHECKPOINT_FILES)
+        store.put(s3_settings.models_bucket, f"{PREFIX}checkpoint.npz", b"other", "application/octet-stream")
+        checkpoint(tmp_path / "two", 3)
+        with pytest.raises(KeepingError, match="SHA-256 differs"):
+            keeping.restore(store, s3_settings, {"prefix": PREFIX, "files": files}, tmp_path / "two")
+        assert keeping.position(tmp_path / "two") == (0, 3)
+
+    def test_a_damaged_checkpoint_is_none(self, tmp_path: Path) -> None:
+        checkpoint(tmp_path / "one", 5)
+        whole = (tmp_path / "one/checkpoint.npz").read_bytes()
+        for part in (b"", b"PK", whole[: len(whole) // 2], b"\0" * 500):
+            (tmp_path / "one/checkpoint.npz").write_bytes(part)
+            assert keeping.position(tmp_path / "one") is None
+            assert keeping.snapshot(tmp_path / "one") is None
+        assert keeping.snapshot(tmp_path) is None
+
+    def test_a_worker_presumed_dead_deletes_nothing_of_its_successor(self, store: Storage, s3_settings: Settings, tmp_path: Path) -> None:
+        checkpoint(tmp_path / "one", 5)
+        prefixes = [f"trainings/trn_1/{fence:06}-{number:06}-5/" for fence, number in ((1, 1), (1, 2), (2, 1))]
+        for prefix in prefixes:
+            keeping.store(store, s3_settings, prefix, tmp_path / "one", keeping.CHECKPOINT_FILES)
+
+        keeping.forget(store, s3_settings, "trn_1", before=prefixes[1])
+        assert [one.key for one in store.listing(s3_settings.models_bucket, "trainings/")] == [
+            f"{prefix}checkpoint.npz" for prefix in prefixes[1:]
+        ]
+        keeping.forget(store, s3_settings, "trn_1")
+        assert list(store.listing(s3_settings.models_bucket, "trainings/")) == []
