@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pipeline.cards import CardError, Group, group
+from pipeline.groups import CardError, Group, group
 
 STACK = "1.14"
 """SynapseAI: the last that has TensorFlow."""

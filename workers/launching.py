@@ -44,7 +44,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.cards import Group
+from pipeline.groups import Group
 
 Launcher = Literal["horovod", "strategy"]
 """How several Gaudi cards train together: `mpirun` and Horovod, or `HPUStrategy`. Other devices: always TensorFlow's own strategy."""

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from pipeline import cards
+from pipeline import groups
 from workers import tether
 from workers.launching import DONE, STOPPED, Launch, cluster, mpirun, pinning
 
@@ -81,14 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """See the module's docstring; 2: there is no such group, or a program is missing."""
     tether.tie()
     parser = argparse.ArgumentParser(description="Start several trainers that train as one.")
-    parser.add_argument("--device", choices=cards.DEVICES, required=True)
+    parser.add_argument("--device", choices=groups.DEVICES, required=True)
     parser.add_argument("--modules", required=True)
     parser.add_argument("--launcher", choices=("horovod", "strategy"), default="horovod")
     parser.add_argument("command", nargs="+")
     chosen = parser.parse_args(arguments)
     try:
-        return run(Launch(cards.group(chosen.device, chosen.modules), chosen.launcher), chosen.command)
-    except cards.CardError as error:
+        return run(Launch(groups.group(chosen.device, chosen.modules), chosen.launcher), chosen.command)
+    except groups.CardError as error:
         print(error, file=sys.stderr)  # noqa: T201
     except FileNotFoundError as error:
         print(f"{error.filename} is not installed.", file=sys.stderr)  # noqa: T201

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import gaudi
-from pipeline.cards import CardError, Device
+from pipeline.groups import CardError, Device
 from pipeline.training.errors import TrainingError
 
 BF16 = ("auto", "off", "policy", "conversion")

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import gaudi
-from pipeline.cards import DEVICES
+from pipeline.groups import DEVICES
 from pipeline.jobs import Pixels
 from pipeline.training import checkpoint, devices, examples, lifeline, portraits
 from pipeline.training.checkpoint import CheckpointError

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("pipeline", "workers", "webhooks")
 
 LAYERS = (
-    {"settings", "jobs", "batching", "faults", "options"},
+    {"settings", "jobs", "batching", "faults", "options", "groups"},
     {
         "storage",
         "database",
@@ -21,6 +21,7 @@ LAYERS = (
         "png",
         "images",
         "card",
+        "gaudi",
         "access",
         "tables",
         "tables.access",
@@ -48,7 +49,6 @@ LAYERS = (
         "trainings",
         "classroom",
         "schedules",
-        "gaudi",
         "inquiry",
         "results",
         "registry",
