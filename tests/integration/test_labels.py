@@ -1,0 +1,133 @@
+"""Labels on faces: who settles what, what the audit keeps, and what joins the data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, update
+
+from pipeline import collections, feedback
+from pipeline.access import Principal, Role
+from pipeline.database import Database, FaceRow, JobRow
+from pipeline.feedback import FeedbackError, outcome
+from pipeline.settings import Settings
+from pipeline.tables.access import AuditRow
+from pipeline.tables.learning import FaceLabelRow, ItemRow
+from tests.fixtures.jobs import brought_to
+from tests.fixtures.people import few
+from tests.fixtures.web import Shelf, Web
+
+ANNA, BEN, CARA = (Principal(f"user:{name}", Role.VIEWER) for name in ("anna", "ben", "cara"))
+REVA, ROY = Principal("user:reva", Role.REVIEWER), Principal("user:roy", Role.OPERATOR)
+
+
+@pytest.mark.parametrize(
+    ("said", "comes_to"),
+    [
+        ([], ("", None)),
+        ([("authentic", False)], ("pending", None)),
+        ([("authentic", False), ("authentic", False)], ("accepted", "authentic")),
+        ([("authentic", False), ("manipulated", False)], ("disputed", None)),
+        ([("authentic", False), ("authentic", False), ("manipulated", False)], ("disputed", None)),
+        ([("manipulated", True)], ("accepted", "manipulated")),
+        ([("manipulated", True), ("authentic", False), ("authentic", False)], ("accepted", "manipulated")),
+        ([("manipulated", True), ("authentic", True)], ("disputed", None)),
+    ],
+)
+def test_what_labels_come_to(said: list[tuple[str, bool]], comes_to: tuple[str, str | None]) -> None:
+    assert outcome(said) == comes_to
+
+
+def test_two_agree_one_disagrees_and_changes_their_mind_and_the_audit_has_it_all(db: Database) -> None:
+    job = brought_to(db, None)
+
+    states = [feedback.label(db, who, job, 0, word).state for who, word in ((ANNA, "authentic"), (ANNA, "authentic"), (BEN, "authentic"))]
+    assert states == ["pending", "pending", "accepted"], "saying it twice is not two people"
+    assert feedback.label(db, CARA, job, 0, "manipulated").state == "disputed"
+    assert feedback.label(db, CARA, job, 0, "authentic").label == "authentic"
+    assert feedback.withdraw(db, CARA, job, 0).state == "accepted"
+    assert feedback.label(db, REVA, job, 0, "manipulated").label == "manipulated", "a reviewer goes before the others"
+    assert feedback.label(db, ROY, job, 0, "authentic").state == "disputed"
+
+    with db.read() as session:
+        rows = session.execute(select(AuditRow.actor, AuditRow.action, AuditRow.detail).order_by(AuditRow.id)).all()
+        assert session.get_one(FaceLabelRow, (job, 0)).state == "disputed"
+    assert [row.actor.removeprefix("user:") for row in rows] == ["anna", "anna", "ben", "cara", "cara", "cara", "reva", "roy"]
+    assert rows[4].detail["before"] == "manipulated"
+    assert rows[5].action == "face.unlabel"
+
+
+@pytest.mark.parametrize(("face", "word"), [(0, "fake"), (7, "authentic")])
+def test_what_cannot_be_labelled(db: Database, face: int, word: str) -> None:
+    job = brought_to(db, None)
+
+    with pytest.raises(FeedbackError):
+        feedback.label(db, ANNA, job, face, word)
+
+
+def test_the_api_and_the_page_take_labels(web: Web) -> None:
+    job = brought_to(web.db, None)
+    client = web.client
+
+    answer = client.post(f"/v1/jobs/{job}/faces/0/label", json={"label": "authentic", "note": "I was there"})
+    assert (answer.status_code, answer.json["state"], answer.json["said"][0]["note"]) == (200, "accepted", "I was there")
+    assert client.post(f"/v1/jobs/{job}/faces/0/label", json={"label": "odd"}).status_code == 422
+    assert client.post(f"/v1/jobs/{job}/faces/9/label", json={"label": "authentic"}).status_code == 404
+    token = web.csrf(client, f"/jobs/{job}")
+    assert client.post(f"/jobs/{job}/faces/0/label", data={"csrf": token, "label": "manipulated"}).status_code == 303
+    assert "Accepted: manipulated" in client.get(f"/jobs/{job}").get_data(as_text=True)
+    assert client.delete(f"/v1/jobs/{job}/faces/0/label").json["state"] == ""
+
+
+def labelled(db: Database, store: Shelf, photograph: Path) -> str:
+    """A done job of a photograph whose one face was judged."""
+    job = brought_to(db, None)
+    store.put("inbox", photograph.name, photograph.read_bytes(), "image/jpeg")
+    with db.write() as session:
+        etag = store.head("inbox", photograph.name).etag
+        session.execute(update(JobRow).where(JobRow.id == job).values(key=photograph.name, etag=etag, bucket="inbox"))
+        session.execute(update(FaceRow).where(FaceRow.job_id == job).values(x=300, y=250, w=300, h=300))
+    return job
+
+
+def test_accepted_faces_join_the_data_set_and_leave_it_but_never_the_hold_out(db: Database, tmp_path: Path, faces_folder: Path) -> None:
+    store, settings = Shelf(), Settings(data_dir=tmp_path / "data")
+    some = few(faces_folder, tmp_path / "faces", {"train": 2, "val": 1, "test": 2})
+    assert collections.add(db, store, settings, some, actor="cli") == {"train": 2, "val": 1, "test": 2}
+    assert collections.add(db, store, settings, some, actor="cli") == {}, "the same again changes nothing"
+    before = collections.default(db, store, settings)
+
+    held_out = some / (some / "held-out").read_text().splitlines()[0]
+    fresh, lost = sorted((faces_folder / "london" / "smiling").glob("*.jpg"))[:2]
+    job, known, gone = (labelled(db, store, path) for path in (fresh, held_out, lost))
+    store.objects.pop(("inbox", lost.name))
+    for one in (job, known, gone):
+        feedback.label(db, REVA, one, 0, "manipulated")
+    after = collections.default(db, store, settings)
+
+    lines = [json.loads(line) for line in store.objects[settings.models_bucket, f"datasets/default/{after.sha256}.jsonl"][0].splitlines()]
+    (joined,) = (line for line in lines if line["labelled"])
+    assert (joined["label"], joined["split"] in ("train", "val")) == ("fake", True)
+    assert before.sha256 != after.sha256
+    assert collections.default(db, store, settings, sha256=before.sha256) == before, "what was used once can be had again"
+    assert (after.faces / "faces.csv").read_text() == (before.faces / "faces.csv").read_text(), "fakes are no portraits"
+    assert "hold-out" in str(feedback.standings(db, known)[0].problem)
+    assert feedback.standings(db, gone)[0].problem
+
+    feedback.label(db, ROY, job, 0, "authentic")
+    assert collections.default(db, store, settings).sha256 == before.sha256, "what is disputed is taken out again"
+    with db.read() as session:
+        assert session.scalars(select(ItemRow).where(ItemRow.job_id.is_not(None))).all() == []
+
+
+def test_nobody_crosses_from_the_hold_out_into_training(db: Database, tmp_path: Path, faces_folder: Path) -> None:
+    store, settings = Shelf(), Settings(data_dir=tmp_path / "data")
+    some = few(faces_folder, tmp_path / "faces", {"train": 1, "test": 1})
+    collections.add(db, store, settings, some, actor="cli")
+    text = (some / "faces.csv").read_text()
+    (some / "faces.csv").write_text(text.replace(",test,", ",train,"))
+
+    with pytest.raises(collections.CollectionError, match="is in the split test"):
+        collections.add(db, store, settings, some, actor="cli")
