@@ -7,7 +7,7 @@ LOCK_PROJECT := $(LOCK) --override docker/requirements/overrides.txt pyproject.t
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check lint types containers unit format evaluate train lock clean serve-environment dev-environment train-environment sqs-environment
+.PHONY: help demo up test check lint types containers unit format evaluate train lock clean serve-environment dev-environment train-environment sqs-environment faults
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-18s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ format: dev-environment ## rewrite the code in the house style
 evaluate: dev-environment ## measure the champion on held-out identities; writes build/evaluate.json
 	@mkdir -p build
 	@$(DEV)/unmask evaluate --json build/evaluate.json $(ARGS)
+
+faults: dev-environment ## prove that nothing is lost, by killing things; writes build/faults.json (make faults ARGS=--list)
+	@$(DEV)/python -m tests.faults $(ARGS)
 
 train: dev-environment ## train the classifier (make train ARGS=--help)
 	@$(DEV)/unmask train $(ARGS)

@@ -37,7 +37,10 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     rows = [(row, given.n or (row.short if given.short else row.long)) for row in ROWS if not wanted or row.name in wanted]
     chosen = [(row, n) for row, n in rows if n]
-    ok = run(chosen, seed, given.report, lambda line: print(line, flush=True), naive=not given.without_naive, keep=given.keep)
+    places = [place for place in given.corpus.split(",") if place]
+    ok = run(
+        chosen, seed, given.report, lambda line: print(line, flush=True), naive=not given.without_naive, keep=given.keep, places=places
+    )
     print(f"report: {given.report}")
     return 0 if ok else 1
 

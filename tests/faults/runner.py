@@ -37,18 +37,26 @@ def house_for(postgres: bool, seed: int, folder: Path, **given: Any) -> Iterator
         server.remove()
 
 
-def run(rows: Sequence[tuple[Row, int]], seed: int, report: Path, say: Callable[[str], None], *, naive: bool, keep: bool) -> bool:
+def run(
+    rows: Sequence[tuple[Row, int]], seed: int, report: Path, say: Callable[[str], None], *, naive: bool, keep: bool, places: list[str]
+) -> bool:
     """Run them, those of one database together; True if all passed."""
     passed = True
+    for row, n in rows:
+        if row.alone:
+            figures = _tried(row, n, seed, lambda row=row, n=n: {"test": row.name, "seed": seed, **row.run(n, seed, places)})  # type: ignore[misc]
+            merge(report, figures)
+            say(_sentence(figures))
+            passed = passed and bool(figures["passed"])
     for postgres in (False, True):
-        waiting = [(row, n) for row, n in rows if row.postgres is postgres]
+        waiting = [(row, n) for row, n in rows if row.postgres is postgres and not row.alone]
         while waiting:  # a house that a test has wrecked is left, and the rest go on in another
             folder = Path(tempfile.mkdtemp(prefix="unmask-faults-"))
             try:
                 with house_for(postgres, seed, folder) as (house, server):
                     while waiting:
                         row, n = waiting.pop(0)
-                        figures = _one(row, house, server, n, seed)
+                        figures = _tried(row, n, seed, lambda row=row, n=n: row.on(house, server, n, seed))  # type: ignore[misc]
                         if naive and row.naive is not None and "error" not in figures:
                             figures["naive"] = _naive(house, row.naive, seed)
                         merge(report, figures)
@@ -64,10 +72,10 @@ def run(rows: Sequence[tuple[Row, int]], seed: int, report: Path, say: Callable[
     return passed
 
 
-def _one(row: Row, house: House, server: PostgresServer | None, n: int, seed: int) -> dict[str, Any]:
+def _tried(row: Row, n: int, seed: int, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     began = time.time()
     try:
-        figures = row.on(house, server, n, seed)
+        figures = run()
     except Exception as error:
         traceback.print_exc()
         figures = {"test": row.name, "n": n, "seed": seed, "passed": False, "error": f"{type(error).__name__}: {error}"}

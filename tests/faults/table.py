@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.faults.house import House
-from tests.faults.rows import broker, clock, database, disk, kills, poison, soak, store
+from tests.faults.rows import alone, broker, clock, database, disk, kills, poison, soak, store
 from tests.fixtures.databases import PostgresServer
 
 
@@ -24,6 +24,8 @@ class Row:
     postgres: bool = False
     """On PostgreSQL; else on SQLite, as the one-machine stack."""
     server: bool = False
+    alone: bool = False
+    """Needs no house: `run(n, seed, places)`, the places where a corpus lies."""
     naive: tuple[str, int] | None = None
     """The fault under which the naive chain is run beside it, and how often."""
 
@@ -52,4 +54,6 @@ ROWS = (
     Row("disk-model", disk.disk_model, 1, 5, 1, postgres=True),
     Row("clock", clock.clock, 2, 10, 1, postgres=True),
     Row("soak", soak.soak, 0, 10_000, 12, postgres=True),
+    Row("histories", alone.histories, 0, 2000, 40, alone=True),
+    Row("hostile", alone.hostile, 300, 50_000, 5, alone=True),
 )

@@ -27,7 +27,7 @@ def disk_scratch(house: House, n: int, seed: int) -> dict[str, Any]:
     with _limited(house, ("extract", "render"), SCRATCH_MOST):
         for number, key in enumerate(keys):
             house.put(key, portrait(number + seed))
-        tally = drained(house, keys, 60 + 5 * n)
+        tally = drained(house, keys, 150 + 5 * n)
         left = [path.name for path in house.settings.scratch_dir.glob("*")] if house.settings.scratch_dir.exists() else []
     passed = not tally.lost and not tally.duplicates and tally.statuses == {"done": n} and not left and not _broken(house, tally)
     return {**tally.figures(), "n": n, "left_behind": len(left), "passed": passed}
@@ -47,7 +47,7 @@ def disk_model(house: House, n: int, seed: int) -> dict[str, Any]:
             time.sleep(0.05)
         cache = house.settings.model_cache_dir
         left = [str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file()] if cache.exists() else []
-    tally = drained(house, keys, 90)
+    tally = drained(house, keys, 150)
     passed = not tally.lost and not tally.duplicates and tally.statuses == {"done": n} and not left and bool(errors)
     return {**tally.figures(), "n": n, "left_behind": len(left), "retried_with": sorted(errors), "passed": passed}
 

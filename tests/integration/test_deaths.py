@@ -1,0 +1,119 @@
+"""A process that dies with a job: the ledger told by a witness, and decoding confined so that only its own process dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.connection import Connection
+
+import pytest
+
+from pipeline import deaths, inquiry, ledger
+from pipeline.database import Database
+from pipeline.jobs import Queue, Stage, Status
+from tests.fixtures.jobs import MAX_ATTEMPTS, accepted, advance, claimed, event_types
+from workers.bereavement import _why
+from workers.confines import confined
+
+DIED = {"why": "ended while it worked on it (SIGSEGV)", "max_attempts": MAX_ATTEMPTS}
+
+
+def test_the_job_of_a_dead_process_is_queued_at_once_and_may_be_had(db: Database) -> None:
+    claimed(db, job_id := accepted(db), worker="host:7")
+
+    assert deaths.died(db, job_id, worker="host:7", **DIED) == (Stage.EXTRACT, Queue.BULK)
+    assert claimed(db, job_id).attempt == 2
+    [swept] = [row for row in inquiry.history(db, job_id) if row.what == "swept"]
+    assert swept.detail == "The process of the extract stage ended while it worked on it (SIGSEGV)."
+
+
+def test_a_job_that_kills_every_process_fails_with_the_reason(db: Database) -> None:
+    job_id = accepted(db)
+    for _ in range(MAX_ATTEMPTS):
+        claimed(db, job_id, worker="host:7")
+        place = deaths.died(db, job_id, worker="host:7", **DIED)
+
+    row = inquiry.job(db, job_id)
+    assert place is None
+    assert row is not None
+    assert (row.status, row.attempts) == (Status.FAILED.value, MAX_ATTEMPTS)
+    assert row.reason == "The extract stage was tried 3 times. The process of the extract stage ended while it worked on it (SIGSEGV)."
+    assert event_types(db, job_id) == ["job.started", "job.failed"]
+
+
+def test_a_dead_process_takes_no_job_that_another_has(db: Database) -> None:
+    claim = claimed(db, job_id := accepted(db), worker="host:8")
+
+    assert deaths.died(db, job_id, worker="host:7", **DIED) is None
+    assert ledger.renew(db, claim, 5.0)
+
+
+def test_a_process_that_died_between_its_stage_and_the_next_message_has_the_job_woken(db: Database) -> None:
+    claim = claimed(db, job_id := accepted(db), worker="host:7")
+    assert advance(db, claim)
+
+    assert deaths.died(db, job_id, worker="host:7", **DIED) == (Stage.CLASSIFY, Queue.BULK)
+
+
+def test_how_it_died_is_said_in_words() -> None:
+    assert _why(Exception("Worker exited prematurely: signal 11 (SIGSEGV) Job: 3.")) == "ended while it worked on it (SIGSEGV)"
+    assert _why(Exception("Worker exited prematurely: exitcode 1 Job: 3.")) == "ended while it worked on it (exitcode 1)"
+    assert "in the time it is given" in _why(Exception("Worker exited prematurely: signal 14 (SIGALRM) Job: 0."))
+
+
+def _forked(work: str, seconds: float) -> tuple[int | None, list[str]]:
+    """Do something confined in a child, as in a pool's; its exit code and what it said."""
+
+    def child(said: Connection) -> None:
+        try:
+            with confined(seconds, 200_000_000):
+                if work == "hang":
+                    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+                    time.sleep(60)
+                elif work == "memory":
+                    hoard = [bytearray(50_000_000) for _ in range(20)]
+                    said.send(str(len(hoard)))
+                else:
+                    bytearray(100_000_000)
+            time.sleep(seconds if work == "outlive" else 0)
+            bytearray(400_000_000)
+            said.send("free again")
+        except MemoryError:
+            said.send("memory")
+        os._exit(0)
+
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=child, args=(theirs,))
+    process.start()
+    theirs.close()
+    process.join(30)
+    words = []
+    while mine.poll():
+        try:
+            words.append(str(mine.recv()))
+        except EOFError:
+            break
+    mine.close()
+    return process.exitcode, words
+
+
+@pytest.mark.parametrize(
+    ("work", "seconds", "expected"),
+    [
+        ("fit", 20.0, (0, ["free again"])),
+        ("memory", 20.0, (0, ["memory"])),
+        ("hang", 0.3, (-signal.SIGALRM, [])),
+        ("outlive", 0.3, (0, ["free again"])),
+    ],
+)
+def test_what_is_confined_costs_its_own_process_only(work: str, seconds: float, expected: tuple[int, list[str]]) -> None:
+    assert _forked(work, seconds) == expected
+
+
+def test_the_worker_itself_is_not_confined() -> None:
+    with confined(0.01, 1):
+        time.sleep(0.05)
+        assert len(bytearray(10_000_000)) == 10_000_000
