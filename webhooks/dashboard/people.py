@@ -13,6 +13,7 @@ from webhooks import access, sessions
 from webhooks.access import must_keep_a_door, principal
 from webhooks.context import here
 from webhooks.dashboard.blueprint import blueprint
+from webhooks.dashboard.words import iso
 from webhooks.problems import Problem
 
 PAGE = 60
@@ -206,12 +207,14 @@ def audit_log() -> str:
 
 def _details(detail: dict[str, object]) -> Sequence[tuple[str, str]]:
     """A deed's detail as words."""
-    return [(name.replace("_", " "), _word(value)) for name, value in detail.items() if value not in (None, [], "")]
+    return [(name.replace("_", " "), _word(value, name)) for name, value in detail.items() if value not in (None, [], "")]
 
 
-def _word(value: object) -> str:
+def _word(value: object, name: str = "") -> str:
+    if isinstance(value, float) and name.endswith("_at"):
+        return iso(value)
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_word(part)}" for name, part in value.items())
+        return ", ".join(f"{name} {_word(part, name)}" for name, part in value.items())
     if isinstance(value, list):
         return ", ".join(str(part) for part in value) or "all"
     return str(value)
