@@ -32,8 +32,8 @@ from pipeline.training.weights import WeightsError
 
 Logits = npt.NDArray[np.float32]
 LIMITS = [
-    "It has learnt from manipulations made out of photographs of 99 people by this project alone: self-blended images, face swaps over "
-    "landmarks, and the same within eyes, mouth, nose or half a face.",
+    "It has learnt from manipulations made out of photographs of {people} people by this project alone: self-blended images, face swaps "
+    "over landmarks, and the same within eyes, mouth, nose or half a face.",
     "It looks for traces of blending; a face that a generator drew whole, without a seam, is not what it was trained on.",
     "It has not been measured on FaceForensics++, Celeb-DF or any other public benchmark.",
     "Its photographs were taken in studios; other light, cameras and compression were only simulated.",
@@ -99,6 +99,14 @@ def calibrate(
         "authentic_below: the share missed of validation fakes lies below it, and it is never above manipulated_from",
     }
     return temperature, bias, bounds, how_found
+
+
+def limits(people: int, *, others: bool = False) -> list[str]:
+    """What the scores of a network do not say that was trained on so many people, and perhaps on reals and fakes of `others` as well."""
+    said = [sentence.format(people=people) for sentence in LIMITS]
+    if others:
+        said[0] = said[0].replace("It has learnt from", "Beside labelled faces of others, it has learnt from")
+    return said
 
 
 def with_bias(named: Mapping[str, files.Arrays], bias: float) -> dict[str, files.Arrays]:
@@ -176,7 +184,7 @@ def release(chosen: argparse.Namespace, watch: Callable[[Sequence[Any], str], It
         "seed": training.get("seed", chosen.seed),
         "training": {key: value for key, value in training.items() if key not in ("seed", "manifest_sha256", "code_version")},
         "code_version": training.get("code_version", ""),
-        "limits": LIMITS,
+        "limits": limits(len({person.identity for person in people["train"]}), others=bool(training.get("other_data_sha256"))),
         "attribution": chosen.attribution,
         "calibration": how,
     }
