@@ -94,6 +94,9 @@ class Settings(BaseModel):
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     max_image_side: int = Field(default=16_384, ge=1)
 
+    scratch_pixels_bytes: int = Field(default=1_000_000_000, ge=0)
+    """Room for decoded pictures between the stages of one machine; beyond it, pictures are decoded a second time."""
+
     # the ledger
     lease_s: float = Field(default=15.0, ge=1)
     max_attempts: int = Field(default=3, ge=1)

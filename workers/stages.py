@@ -28,6 +28,7 @@ from pipeline.ledger import Claim
 from pipeline.settings import Settings, settings
 from pipeline.storage import ObjectTooLarge, SourceGone, storage
 from workers import scratch
+from workers.allocation import keep_memory
 from workers.app import app, deliver_soon
 from workers.champion import champion, judge
 from workers.confines import confined
@@ -89,6 +90,7 @@ def _extract(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> bool
         min_blur=chosen.min_blur,
     )
     faults.point("detected", claim.upload.key)
+    scratch.keep_pixels(chosen, claim.job_id, picture.sha256, picture.pixels)
     took = _milliseconds(began)
     size = {"width": picture.width, "height": picture.height}
     return ledger.extracted(db, claim, sha256=picture.sha256, **size, faces=faces, milliseconds=took)
@@ -124,11 +126,14 @@ def _classify(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> boo
 def _render(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> bool:
     began = time.monotonic()
     job, faces = results.judged(db, claim.job_id)
-    picture = _decoded(chosen, claim, scratch.source(chosen, claim.job_id, claim.upload))
-    if picture.sha256 != job.sha256:
-        raise SourceGone(f"{job.bucket}/{job.key} was replaced before its result could be drawn.")
+    pixels = scratch.pixels(chosen, claim.job_id, job.sha256)
+    if pixels is None:
+        picture = _decoded(chosen, claim, scratch.source(chosen, claim.job_id, claim.upload))
+        if picture.sha256 != job.sha256:
+            raise SourceGone(f"{job.bucket}/{job.key} was replaced before its result could be drawn.")
+        pixels = picture.pixels
     boxes = [Box(face.x, face.y, face.w, face.h) for face in faces if face.verdict == Verdict.MANIPULATED.value]
-    drawn = rendering.render(picture.pixels, boxes, rendering.MeshStyle.of(chosen))
+    drawn = rendering.render(pixels, boxes, rendering.MeshStyle.of(chosen))
     faults.point("rendered", claim.upload.key)
     annotated = images.encode_png(drawn, chosen.png_level)
     place = inboxes.effective(chosen, db, claim.inbox)
@@ -224,6 +229,7 @@ def _milliseconds(since: float) -> float:
 @worker_process_init.connect
 def _child_starts(**_: Any) -> None:
     tie()
+    keep_memory()
     _warm()
 
 
