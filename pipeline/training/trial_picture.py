@@ -56,7 +56,8 @@ def _differences(axis: Any, trial: Trial, margins: tuple[float, float]) -> None:
     rows.append(("found at 1 % false alarms", trial.tpr, margins[1]))
     rows += [(f"AUC, {name.replace('_', ' ')}", found, None) for name, found in trial.per_set.items()]
     for place, (_, found, margin) in enumerate(rows):
-        bad = margin is not None and (found.difference < 0 or found.low < -margin)
+        lower = found.difference < 0 if margin == margins[0] else found.high < 0
+        bad = margin is not None and (lower or found.low < -margin)
         colour = PLAIN if margin is None else WORSE if bad else BETTER
         axis.plot(
             [found.low, found.high], [place, place], color=colour, lw=5 if margin is not None else 2.5, alpha=0.45, solid_capstyle="butt"
