@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from workers import console
+from workers.commands.cards import show_cards
 from workers.commands.datasets import datasets, label_face, show_drift
 from workers.commands.endpoints import endpoints
 from workers.commands.inboxes import backfill, inboxes
@@ -143,6 +144,7 @@ for command in (
     retrain,
     trainings_group,
     schedule,
+    show_cards,
 ):
     main.add_command(command)
 

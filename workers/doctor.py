@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,9 +25,10 @@ from sqlalchemy.engine import make_url
 from pipeline import classification, extraction, registry
 from pipeline.card import ModelError
 from pipeline.database import Database, now
+from pipeline.groups import group
 from pipeline.inboxes import directory
 from pipeline.settings import PREFIX, Settings, may_be_in_a_file
-from workers import console, hearing, surroundings, wiring
+from workers import console, environments, hearing, surroundings, wiring
 from workers.sentences import CommandError, sentence_of
 
 ROOM_BYTES = 1_000_000_000
@@ -191,6 +194,27 @@ def _workers(patient: Patient) -> str:
     return f"{len(answers)} workers serve all {len(expected)} queues"
 
 
+def _training(patient: Patient) -> str:
+    settings = patient.settings
+    python = environments.interpreter(settings)
+    if python is None:
+        if settings.train_device == "cpu" and not settings.train_python:
+            return "nothing trains on this machine; `make train-environment` brings what it takes"
+        raise Trouble("there is no interpreter with TensorFlow", "Run `make train-environment`, or set UNMASK_TRAIN_PYTHON.")
+    if settings.train_device != "hpu":
+        chosen = group(settings.train_device, settings.train_cards or "0")
+        return f"on {chosen.device}, {chosen.world} {'process' if chosen.world == 1 else 'processes'}, by {python}"
+    wanted = ["--modules", settings.train_cards, "--device-root", str(settings.device_root), "--launcher", settings.train_launcher]
+    looked = subprocess.run([python, "-m", "pipeline.gaudi", *wanted], cwd=environments.CODE, capture_output=True, text=True, check=False)
+    if looked.returncode:
+        raise Trouble(
+            (looked.stderr.strip().splitlines() or ["its interpreter ended without a word"])[-1].rstrip("."),
+            "`unmask cards` shows what is here.",
+        )
+    told = json.loads(looked.stdout)
+    return f"Gaudi modules {', '.join(str(card['module']) for card in told['cards'])}, {told['versions']['habana-tensorflow']}"
+
+
 def _web(patient: Patient) -> str:
     from workers.commands.endpoints import ask
 
@@ -217,6 +241,7 @@ CHECKS: Mapping[str, Callable[[Patient], str]] = {
     "face detector": _detector,
     "workers": _workers,
     "web process": _web,
+    "training": _training,
     "secret key": _secret_key,
 }
 """What is looked at, in this order; each says what it found or raises."""

@@ -150,7 +150,7 @@ def outcome_of(code: int, last: Sequence[str] = ()) -> Outcome:
         if re.search(words, text):
             return Outcome("failed", sentence, permanent)
     number = -code if code < 0 else code - 128
-    if number == signal.SIGTERM:
+    if number in (signal.SIGTERM, signal.SIGUSR1):
         return Outcome("stopped", "It was asked to stop before it had begun.")
     if code < 0 or 0 < number <= signal.SIGRTMAX:
         return Outcome("failed", _DEATHS.get(number, f"The trainer was ended by signal {number}."))

@@ -20,6 +20,9 @@ from pipeline import groups
 from workers import tether
 from workers.launching import DONE, STOPPED, Launch, cluster, mpirun, pinning
 
+STOP = signal.SIGUSR1
+"""What asks a rank to stop. mpirun passes it on, where SIGTERM makes it end its ranks; and TensorFlow's strategies keep SIGTERM."""
+
 
 def free_ports(count: int) -> list[int]:
     """Ports of this machine that nobody uses now."""
@@ -45,8 +48,6 @@ def run(launch: Launch, command: Sequence[str]) -> int:
     """Start the ranks, wait for all, and give the exit code: that of the first that failed, else 75 if one was stopped, else 0."""
     living: dict[int, subprocess.Popen[bytes]] = {}
     asked: list[int] = []
-    alone = launch.group.device == "hpu" and launch.launcher == "horovod"
-    stop = signal.SIGUSR1 if alone else signal.SIGTERM  # mpirun passes on the former; at the latter it ends its ranks
 
     def send(number: int) -> None:
         for pid in living:
@@ -54,7 +55,7 @@ def run(launch: Launch, command: Sequence[str]) -> int:
 
     def pass_on(number: int, frame: object) -> None:
         asked.append(number)
-        send(stop)
+        send(STOP)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
@@ -62,7 +63,7 @@ def run(launch: Launch, command: Sequence[str]) -> int:
         started = subprocess.Popen(words, env=environment, preexec_fn=tether.tie)
         living[started.pid] = started
     if asked:  # before there was anybody to hear it
-        send(stop)
+        send(STOP)
     codes: list[int] = []
     while living:
         pid, status = os.wait()

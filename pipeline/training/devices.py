@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -178,12 +179,14 @@ def _horovod(world: int) -> Callable[[list[Any]], list[Any]]:
 def _strategy(device: Device) -> Callable[[list[Any]], list[Any]]:
     import tensorflow as tf
 
+    ours = signal.getsignal(signal.SIGTERM)
     if device == "hpu":
         from habana_frameworks.tensorflow.distribute import HPUStrategy
 
         strategy = HPUStrategy()
     else:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    signal.signal(signal.SIGTERM, ours)  # TensorFlow takes it for itself, to tell of preemption
 
     def summed(tensors: Sequence[Any]) -> list[Any]:
         def together(*given: Any) -> Any:

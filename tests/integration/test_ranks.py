@@ -15,10 +15,13 @@ import pytest
 
 from pipeline.cards import Group, group
 from tests.fixtures.gaudi import ROOT, TINY, environment, machine
+from tests.fixtures.scale import LONG
 from workers import launching
 from workers.launching import Launch
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
+
+in_full = pytest.mark.skipif(not LONG, reason="TEST_LONG=1 runs it; a shorter one proves the like")
 
 
 @dataclass
@@ -237,7 +240,7 @@ class TestGaudi:
             "failed", "The Gaudi card was busy or gone when the trainer asked for it (Device acquire failed).", False
         )
 
-    @pytest.mark.parametrize("launcher", ["horovod", "strategy"])
+    @pytest.mark.parametrize("launcher", ["horovod", pytest.param("strategy", marks=in_full)])
     def test_two_cards_train_as_one(self, alone: Ran, tmp_path: Path, launcher: launching.Launcher) -> None:
         launch = Launch(group("hpu", "2,3"), launcher, device_root=machine(tmp_path))
         ran = run(launch, tmp_path / "out", base=environment(tmp_path))
@@ -245,6 +248,7 @@ class TestGaudi:
         assert sorted((tmp_path / "history").read_text().splitlines()) == ["2 full", "3 full"]
         close(alone, ran)
 
+    @in_full
     def test_sigterm_reaches_the_ranks_of_mpirun(self, tmp_path: Path) -> None:
         launch = Launch(group("hpu", "4,5"), device_root=machine(tmp_path))
         with started(launch, tmp_path / "out", "--endless", base=environment(tmp_path)) as process:

@@ -93,6 +93,7 @@ def test_a_strategys_ranks_know_their_card_and_each_other(device: str, variable:
         (75, ["noise"], "stopped", False, "goes on from its checkpoint"),
         (-signal.SIGTERM, [], "stopped", False, "before it had begun"),
         (143, [], "stopped", False, "before it had begun"),
+        (-signal.SIGUSR1, [], "stopped", False, "before it had begun"),
         (2, ["noise", "There is no Gaudi card here: install the driver.", ""], "failed", True, "There is no Gaudi card here"),
         (1, ["Traceback", "ValueError: x"], "failed", False, "ValueError: x"),
         (1, [], "failed", False, "exit code 1"),

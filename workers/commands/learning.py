@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,11 +14,13 @@ from typing import Any, NoReturn
 import click
 from rich.markup import escape
 
-from pipeline import registry
+from pipeline import gaudi, registry
 from pipeline.card import CARD
 from pipeline.classification import load
+from pipeline.groups import DEVICES, CardError, group
 from pipeline.settings import Settings
 from workers import console
+from workers.launching import Launch, command_of, environment_of
 from workers.sentences import CommandError
 from workers.surroundings import object_store, opened, settings_in_force
 
@@ -130,12 +133,39 @@ def _number(value: float | None) -> str:
 @click.command(context_settings=PASS_ON, add_help_option=False)
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def train(options: tuple[str, ...]) -> None:
-    """Train the network; `unmask train --help` shows its options."""
+    """Train the network; `unmask train --help` shows its options. Several ranks, or Gaudi cards, are started here."""
     with _learning("Training", "train"), _handed_on("unmask train"):
         from pipeline.training import fit
 
-        code = fit.main(list(options))
+        launch, rest = _launch(options)
+        code = fit.main(rest) if launch is None else subprocess.call(command_of(launch, rest), env=environment_of(launch))
     raise click.exceptions.Exit(code)
+
+
+def _launch(options: Sequence[str]) -> tuple[Launch | None, list[str]]:
+    """What to start the trainer on, and its other options; None: it is this very process."""
+    if {"-h", "--help"} & set(options):
+        return None, list(options)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
+    parser.add_argument("--ranks", type=int)
+    parser.add_argument("--modules", default="")
+    parser.add_argument("--device-root", type=Path)
+    chosen, rest = parser.parse_known_args(options)
+    settings = settings_in_force()
+    root = chosen.device_root or settings.device_root
+    try:
+        if chosen.device == "hpu":
+            wanted = gaudi.preflight(chosen.modules or settings.train_cards, root)[0]
+        else:
+            wanted = group(chosen.device, chosen.modules or ",".join(map(str, range(chosen.ranks or 1))))
+    except CardError as error:
+        raise CommandError(str(error)) from error
+    if chosen.ranks not in (None, wanted.world):
+        raise CommandError(f"--ranks {chosen.ranks} does not go with {wanted.world} cards: name the cards by --modules.")
+    if wanted.world == 1 and chosen.device == "cpu":
+        return None, rest
+    return Launch(wanted, settings.train_launcher, device_root=root), rest
 
 
 @click.command(context_settings=PASS_ON, add_help_option=False)
