@@ -7,7 +7,7 @@ LOCK_PROJECT := $(LOCK) --override docker/requirements/overrides.txt pyproject.t
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check lint types containers unit format evaluate train lock clean serve-environment dev-environment train-environment sqs-environment faults
+.PHONY: help demo up test check lint types containers audit unit format evaluate bench train lock clean serve-environment dev-environment train-environment sqs-environment faults
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-18s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ containers: dev-environment ## check the Dockerfile and the compose file; needs 
 	@$(DEV)/hadolint docker/Dockerfile
 	@$(DEV)/docker-compose --env-file docker/.env.example -f docker/compose.yaml config --quiet
 
+audit: dev-environment ## look for known vulnerabilities in every pinned package (offline: make audit ARGS="--database all.zip")
+	@$(DEV)/python docker/advisories.py $(ARGS)
+
 unit: dev-environment ## run the tests that need no service, the layering test among them
 	@$(DEV)/python -m pytest tests/unit -n auto --dist loadfile $(ARGS)
 
@@ -47,6 +50,9 @@ evaluate: dev-environment ## measure the champion on held-out identities; writes
 
 faults: dev-environment ## prove that nothing is lost, by killing things; writes build/faults.json (make faults ARGS=--list)
 	@$(DEV)/python -m tests.faults $(ARGS)
+
+bench: dev-environment ## measure the product beside the bare work and the paper's server; writes build/bench.json and .png
+	@$(DEV)/python -m tests.benchmarks.bench $(ARGS)
 
 train: dev-environment ## train the classifier (make train ARGS=--help)
 	@$(DEV)/unmask train $(ARGS)
