@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from pipeline.settings import Settings
 
 _GONE = frozenset({"NoSuchKey", "NoSuchVersion", "PreconditionFailed", "MethodNotAllowed", "404", "412", "405"})
 # Asking again changes nothing. Of the refusals (403) only this one: a key or a clock may be about to be put right.
-_HOPELESS = frozenset({"AccessDenied", "NoSuchBucket", "InvalidBucketName", "KeyTooLongError", "InvalidArgument", "InvalidURI", "EntityTooLarge"})
+_HOPELESS = frozenset(
+    {"AccessDenied", "NoSuchBucket", "InvalidBucketName", "KeyTooLongError", "InvalidArgument", "InvalidURI", "EntityTooLarge"}
+)
 
 
 class StorageError(Exception):
@@ -70,6 +73,8 @@ class Storage:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         endpoint = settings.s3_endpoint
+        for chatty in ("botocore", "boto3"):
+            logging.getLogger(chatty).setLevel(logging.INFO)  # below it they write signed requests into the log, whole
         self.client: Any = boto3.client(
             "s3",
             endpoint_url=endpoint,
