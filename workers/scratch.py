@@ -53,7 +53,7 @@ def keep_pixels(settings: Settings, job_id: str, sha256: str, pixels: Pixels) ->
             return
         try:
             with half.open("wb") as file:
-                np.lib.format.write_array(file, pixels, allow_pickle=False)
+                np.save(file, pixels, allow_pickle=False)
             half.replace(_pixels(settings, job_id, sha256))
         except OSError:
             half.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""Processor time per program, from /proc: what wall-clock time cannot tell on a machine that has other things to do."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+SERVERS = ("valkey", "s3", "database")
+"""Not ours: what a deployment buys or is given."""
+_NAMES = (
+    (r"-n\0(\w+)@", None),
+    (r"webhooks\.app", "web"),
+    (r"\0beat\0", "beat"),
+    (r"valkey", "valkey"),
+    (r"\bweed\b", "s3"),
+    (r"postgres", "database"),
+    (r"supervisor", "supervisor"),
+)
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process: whose it is, the seconds of processor time it has used, and its resident memory in bytes."""
+
+    pid: int
+    name: str
+    cpu_s: float
+    rss: int
+
+
+def look(roots: list[int]) -> list[Process]:
+    """The processes at `roots` and all that came of them, by the name of the program each belongs to."""
+    parents, found = {}, {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            command = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
+        except OSError:
+            continue
+        parents[int(entry.name)] = int(fields[1])
+        found[int(entry.name)] = (command, (int(fields[11]) + int(fields[12])) * TICK_S, int(fields[21]) * PAGE)
+    tree = [pid for pid in roots if pid in found]
+    for pid in tree:
+        tree += [child for child, parent in parents.items() if parent == pid and child not in tree]
+    return [Process(pid, _name(found[pid][0]), *found[pid][1:]) for pid in tree]
+
+
+def used(before: list[Process], after: list[Process]) -> Counter[str]:
+    """Seconds of processor time between two looks, by program."""
+    had = {process.pid: process.cpu_s for process in before}
+    spent: Counter[str] = Counter()
+    for process in after:
+        spent[process.name] += process.cpu_s - had.get(process.pid, 0.0)
+    return spent
+
+
+def memory(processes: list[Process]) -> dict[str, int]:
+    """Resident bytes of the largest process of each program."""
+    most: dict[str, int] = {}
+    for process in processes:
+        most[process.name] = max(most.get(process.name, 0), process.rss)
+    return most
+
+
+def _name(command: str) -> str:
+    for pattern, name in _NAMES:
+        if (match := re.search(pattern, command)) is not None:
+            return name or match.group(1)
+    return "other"
