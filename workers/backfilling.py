@@ -89,7 +89,7 @@ def _room(db: Database, progress: Progress, window: int, stopping: Event, told: 
         waiting = backfills.waiting(db)
         told(progress, waiting)
         if waiting + CHUNK <= max(window, CHUNK):
-            return True
+            return not stopping.is_set()
         stopping.wait(LOOK_S)
     return False
 

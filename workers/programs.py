@@ -150,13 +150,14 @@ def _identities(access_key: str, secret_key: str) -> str:
 
 def _notification(settings: Settings, heard: Sequence[Inbox]) -> str:
     token = settings.events_token.get_secret_value() if settings.events_token else ""
+    prefixes = [f"/buckets/{inbox.bucket}/{inbox.prefix}" for inbox in heard if inbox.source == "webhook"]
     lines = {
-        "enabled": True,
+        "enabled": bool(prefixes),  # without any it would tell of everything
         "endpoint": f"http://{LOOPBACK}:{settings.web_port}/events/seaweedfs",
         "bearer_token": token,
         "timeout_seconds": 10,
         "workers": 4,
-        "path_prefixes": [f"/buckets/{inbox.bucket}/{inbox.prefix}" for inbox in heard if inbox.source == "webhook"],
+        "path_prefixes": prefixes,
     }
     return "[notification.webhook]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in lines.items())
 

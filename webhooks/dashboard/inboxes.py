@@ -56,7 +56,7 @@ def switch_inbox(name: str, what: str) -> AnyResponse | tuple[str, int]:
 
 
 def _wanted() -> Inbox:
-    text = {
+    text: dict[str, Any] = {
         name: request.form.get(name, "").strip() for name in ("name", "bucket", "prefix", "results_bucket", "results_prefix", "sqs_url")
     }
     thresholds: dict[str, Any] = {}
