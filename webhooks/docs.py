@@ -12,7 +12,6 @@ from flask import Blueprint, Response, abort, current_app, jsonify, render_templ
 from flask_openapi3.openapi import OpenAPI
 
 from pipeline import payloads
-from webhooks.dashboard import words
 from webhooks.endpoints import ROTATION_S
 from webhooks.outcomes import SCHEDULE_S
 from webhooks.sending import DEADLINE_S
@@ -38,11 +37,16 @@ def webhooks() -> str:
     return render_template(
         "receiving.html",
         receivers=[(name, language, (SNIPPETS / file).read_text()) for name, language, file in RECEIVERS],
-        events=[(type, " ".join((data.__doc__ or "").split())) for type, data in payloads.DATA.items()],
-        schedule=", ".join(words.ms(1000 * seconds) for seconds in SCHEDULE_S[1:]),
+        events=[(type, " ".join((data.__doc__ or "").split()).replace("`", "")) for type, data in payloads.DATA.items()],
+        schedule=", ".join(_long(seconds) for seconds in SCHEDULE_S[1:]),
         rotation_h=f"{ROTATION_S / 3600:.0f}",
         deadline_s=f"{DEADLINE_S:.0f}",
     )
+
+
+def _long(seconds: int) -> str:
+    size, unit = next((size, unit) for size, unit in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= size)
+    return f"{seconds / size:g} {unit}"
 
 
 @blueprint.get("/openapi.json")
