@@ -44,7 +44,10 @@ class Settings(BaseModel):
     sqs_url: str = ""
     """Queue (SQS) that tells of uploads into the inbox above. Empty: the store posts them, or the listing finds them."""
     sqs_endpoint: str | None = None
-    """None: AWS itself. Keys and region are those of S3."""
+    """None: AWS itself. The region is that of S3."""
+    sqs_access_key: SecretStr | None = None
+    """None: the keys of S3."""
+    sqs_secret_key: SecretStr | None = None
     results_bucket: str = "results"
     results_prefix: str = ""
     models_bucket: str = "models"
@@ -109,7 +112,7 @@ class Settings(BaseModel):
     stage_limit_s: float = Field(default=60.0, ge=5)
     """Hard time limit of one stage of one image."""
     decode_limit_s: float = Field(default=10.0, ge=1)
-    """How long decoding a file may take before its process is ended, which costs an attempt."""
+    """Processor time that decoding a file may take before its process is ended, which costs an attempt."""
     decode_limit_bytes: int = Field(default=1_000_000_000, ge=1)
     """How much memory decoding a file may take."""
 
@@ -210,6 +213,8 @@ class Settings(BaseModel):
     def _whole_credentials(self) -> Settings:
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
             raise ValueError("UNMASK_S3_ACCESS_KEY and UNMASK_S3_SECRET_KEY go together: set both or neither")
+        if (self.sqs_access_key is None) != (self.sqs_secret_key is None):
+            raise ValueError("UNMASK_SQS_ACCESS_KEY and UNMASK_SQS_SECRET_KEY go together: set both or neither")
         if self.faults is not None and not self.faults_allowed:
             raise ValueError("UNMASK_FAULTS lets the product fail on purpose: it is refused unless UNMASK_FAULTS_ALLOWED is true")
         if self.inbox_bucket == self.results_bucket and not self.results_prefix:

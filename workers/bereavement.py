@@ -63,7 +63,7 @@ class Bereaved(Request):
 
 def _why(error: BaseException) -> str:
     """How a process ended, in words a person may read."""
-    if "SIGALRM" in str(error):
+    if "SIGALRM" in str(error) or "SIGPROF" in str(error):
         return "could not decode the file in the time it is given, and was ended"
     how = re.search(r"signal \d+ \((\w+)\)|exitcode -?\d+", str(error))
     return f"ended while it worked on it ({how[1] or how[0] if how else 'nobody saw how'})"

@@ -15,13 +15,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PATIENCE = 1.7
+"""So many seconds by the clock for each second of the processor, before a decoder counts as hanging: on a busy machine an
+honest large file may take ten times as long as its work. Three attempts at a file that hangs end within a minute."""
 _HOME = os.getpid()
 """Imported before a pool forks, this is the worker's own process, which nothing here may end."""
 
 
 @contextmanager
 def confined(seconds: float, room: int) -> Iterator[None]:
-    """At most `seconds` of wall clock and `room` bytes more than now: MemoryError for the one, SIGALRM for the other.
+    """At most `seconds` of processor time, `PATIENCE` times that by the clock, and `room` bytes more than now.
+
+    Beyond the memory it is MemoryError, beyond the time the end of the process, by SIGPROF or SIGALRM.
 
     Does nothing in a process that has not been forked for this work, and in threads: there it would hit others.
     """
@@ -30,12 +35,15 @@ def confined(seconds: float, room: int) -> Iterator[None]:
         return
     before = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (_least(_taken() + room, *before), before[1]))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE * seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 

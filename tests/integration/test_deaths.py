@@ -72,12 +72,15 @@ def _forked(work: str, seconds: float) -> tuple[int | None, list[str]]:
                 if work == "hang":
                     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
                     time.sleep(60)
+                elif work == "spin":
+                    signal.setitimer(signal.ITIMER_REAL, 0)  # however busy the machine
+                    sum(range(10**12))
                 elif work == "memory":
                     hoard = [bytearray(50_000_000) for _ in range(20)]
                     said.send(str(len(hoard)))
                 else:
                     bytearray(100_000_000)
-            time.sleep(seconds if work == "outlive" else 0)
+            time.sleep(2 * seconds if work == "outlive" else 0)
             bytearray(400_000_000)
             said.send("free again")
         except MemoryError:
@@ -106,6 +109,7 @@ def _forked(work: str, seconds: float) -> tuple[int | None, list[str]]:
         ("fit", 20.0, (0, ["free again"])),
         ("memory", 20.0, (0, ["memory"])),
         ("hang", 0.3, (-signal.SIGALRM, [])),
+        ("spin", 0.3, (-signal.SIGPROF, [])),
         ("outlive", 0.3, (0, ["free again"])),
     ],
 )
