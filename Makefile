@@ -33,6 +33,8 @@ types: dev-environment ## check types, strictly
 containers: dev-environment ## check the Dockerfile and the compose file; needs no container engine
 	@$(DEV)/hadolint docker/Dockerfile
 	@$(DEV)/docker-compose --env-file docker/.env.example -f docker/compose.yaml config --quiet
+	@for more in train hpu; do $(DEV)/docker-compose --env-file docker/.env.example -f docker/compose.yaml \
+	  -f docker/compose.$$more.yaml --profile '*' config --quiet || exit 1; done
 
 audit: dev-environment ## look for known vulnerabilities in every pinned package (offline: make audit ARGS="--database all.zip")
 	@$(DEV)/python docker/advisories.py $(ARGS)
@@ -67,6 +69,8 @@ lock: ## resolve all dependencies anew and write docker/requirements/
 	@$(BOOTSTRAP) $(LOCK_PROJECT) --extra embedded --extra demo -o docker/requirements/serve.txt
 	@$(BOOTSTRAP) $(LOCK_PROJECT) --extra embedded --extra demo --extra train --group dev -o docker/requirements/dev.txt
 	@$(BOOTSTRAP) $(LOCK_PROJECT) --extra train -o docker/requirements/train.txt
+	@$(BOOTSTRAP) $(LOCK:3.11=3.10) --override docker/requirements/overrides.txt docker/requirements/train-hpu.in \
+	  --no-emit-package tensorflow-cpu --no-emit-package keras -o docker/requirements/train-hpu.txt
 	@$(BOOTSTRAP) $(LOCK) docker/requirements/sqs.in -o docker/requirements/sqs.txt
 
 clean: ## remove what make made here: environments, build/, demo-results/, caches (never unmask-data/)
