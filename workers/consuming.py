@@ -41,12 +41,15 @@ PATIENCE_S = (1.0, 2.0, 5.0, 15.0, 30.0)
 
 def client(chosen: Settings) -> Any:
     """A client for SQS. Safe to share between threads."""
+    access, secret = (
+        (chosen.sqs_access_key, chosen.sqs_secret_key) if chosen.sqs_access_key else (chosen.s3_access_key, chosen.s3_secret_key)
+    )
     return boto3.client(
         "sqs",
         endpoint_url=chosen.sqs_endpoint,
         region_name=chosen.s3_region,
-        aws_access_key_id=chosen.s3_access_key.get_secret_value() if chosen.s3_access_key else None,
-        aws_secret_access_key=chosen.s3_secret_key.get_secret_value() if chosen.s3_secret_key else None,
+        aws_access_key_id=access.get_secret_value() if access else None,
+        aws_secret_access_key=secret.get_secret_value() if secret else None,
         config=Config(connect_timeout=3, read_timeout=POLL_S + 10, retries={"total_max_attempts": 3, "mode": "standard"}),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from flask import redirect, render_template, request, url_for
@@ -26,7 +27,7 @@ def _list(error: str = "") -> str:
     places = [place for place in inboxes.directory(context.settings, context.database).inboxes if who.may_see(place.name)]
     filled = [one for one in backfills.all_of_them(context.database) if who.may_see(one.inbox)]
     waiting = backfills.waiting(context.database) if filled and not who.inboxes else None
-    shown = {"places": places, "filled": filled, "waiting": waiting}
+    shown = {"places": places, "filled": filled, "waiting": waiting, "now": time.time()}
     return render_template("inboxes.html", **shown, queues=tuple(Queue), sources=inboxkeeping.SOURCES, form=request.form, error=error)
 
 
