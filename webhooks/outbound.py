@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -178,9 +178,13 @@ def _secrets(settings: Settings, endpoint: EndpointRow, at: float) -> list[str]:
     return secrets
 
 
-def disabled(db: Database) -> Sequence[EndpointRow]:
-    """Endpoints that were disabled because they failed or were gone, for the notice on every page of the dashboard."""
+def disabled(db: Database, inboxes: Collection[str] = ()) -> Sequence[EndpointRow]:
+    """Endpoints that were disabled because they failed or were gone, for the notice on every page of the dashboard.
+
+    `inboxes`: only endpoints of these; empty: all.
+    """
+    query = select(EndpointRow).where(EndpointRow.disabled_at.is_not(None), EndpointRow.failing_since.is_not(None))
+    if inboxes:
+        query = query.where(EndpointRow.inbox.in_(inboxes))
     with db.read() as session:
-        return session.scalars(
-            select(EndpointRow).where(EndpointRow.disabled_at.is_not(None), EndpointRow.failing_since.is_not(None))
-        ).all()
+        return session.scalars(query).all()

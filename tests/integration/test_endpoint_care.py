@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import select, update
 
 from pipeline import audit, outbox, payloads
-from pipeline.database import Database, DeliveryRow, EventRow, JobRow, now
+from pipeline.database import Database, DeliveryRow, EndpointRow, EventRow, JobRow, now
 from pipeline.settings import Settings
 from pipeline.tables.inboxes import InboxRow
 from tests.fixtures.clock import Clock
@@ -163,6 +163,14 @@ def test_who_is_bound_to_inboxes_sees_and_touches_only_their_endpoints(db: Datab
         endpoints.register(db, SETTINGS, url, inbox="b", inboxes={"a"})
     job_of(db, "a")
     assert [row.id for row in endpoints.all_of_them(db, {"a"})] == [of_a.id]
+    with db.write() as session:
+        session.execute(update(EndpointRow).values(failing_since=now(), disabled_at=now()))
+    assert ({row.id for row in outbound.disabled(db)}, [row.id for row in outbound.disabled(db, {"a"})]) == (
+        {all_of_them.id, of_a.id},
+        [of_a.id],
+    )
+    for row in (all_of_them, of_a):
+        endpoints.enable(db, row.id)
     mine, _ = deliveries.page(db, inboxes={"a"})
     everybodys, _ = deliveries.page(db)
     assert ([one.row.endpoint_id for one in mine], len(everybodys)) == ([of_a.id], 2)

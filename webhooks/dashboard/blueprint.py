@@ -28,7 +28,8 @@ def notices() -> list[tuple[str, str]]:
     if not access.may("dashboard.endpoint"):
         return []
     try:
-        return [(row.id, f"Webhooks to {row.url} are off. {row.disabled_reason}") for row in outbound.disabled(here().database)]
+        rows = outbound.disabled(here().database, access.principal().inboxes)
+        return [(row.id, f"Webhooks to {row.url} are off. {row.disabled_reason}") for row in rows]
     except SQLAlchemyError:  # a page that says the database is away must not need it
         return []
 
