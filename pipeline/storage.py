@@ -13,10 +13,12 @@ from typing import Any
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
+from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError, ReadTimeoutError
 
 from pipeline import faults
 from pipeline.settings import Settings
+from pipeline.shortcut import Shortcut
 
 _GONE = frozenset({"NoSuchKey", "NoSuchVersion", "PreconditionFailed", "MethodNotAllowed", "404", "412", "405"})
 # Asking again changes nothing. Of the refusals (403) only this one: a key or a clock may be about to be put right.
@@ -94,12 +96,19 @@ class Storage:
             ),
         )
 
+        keys = boto3.Session().get_credentials() if settings.s3_access_key is None else _given(settings)
+        self._shortcut = Shortcut(endpoint, settings.s3_region, keys) if endpoint and keys else None
+
     def fetch(self, bucket: str, key: str, *, version_id: str = "", etag: str = "", max_bytes: int) -> bytes:
         """The bytes of one version of an object: by `version_id`, else only if its ETag is still `etag`, else the newest.
 
         Raises SourceGone if that version is no longer there, ObjectTooLarge before reading more than `max_bytes`, and
         StorageError for anything else.
         """
+        if self._shortcut is not None:
+            found = self._shortcut.get(bucket, key, version_id=version_id, etag=etag, max_bytes=max_bytes)
+            if found is not None:
+                return found
         which = {"VersionId": version_id} if version_id else {"IfMatch": f'"{etag}"'} if etag else {}
         with _translated(f"{bucket}/{key}"):
             answer = self.client.get_object(Bucket=bucket, Key=key, **which)
@@ -112,8 +121,9 @@ class Storage:
     def put(self, bucket: str, key: str, data: bytes, content_type: str) -> None:
         """Write one object, replacing what was there. Raises StorageError."""
         faults.point("put", key)
-        with _translated(f"{bucket}/{key}"):
-            self.client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
+        if self._shortcut is None or not self._shortcut.put(bucket, key, data, content_type):
+            with _translated(f"{bucket}/{key}"):
+                self.client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
         faults.point("put.done", key)
 
     def upload(self, bucket: str, key: str, path: Path) -> None:
@@ -178,6 +188,11 @@ class Storage:
         except BotoCoreError as error:
             raise _unreachable(error, name) from error
         return True
+
+
+def _given(settings: Settings) -> Credentials:
+    key, secret = settings.s3_access_key, settings.s3_secret_key
+    return Credentials(key.get_secret_value() if key else "", secret.get_secret_value() if secret else "")
 
 
 def _code(error: ClientError) -> str:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("pipeline", "workers", "webhooks")
 
 LAYERS = (
-    {"settings", "jobs", "batching", "faults", "options", "groups"},
+    {"settings", "jobs", "shortcut", "batching", "faults", "options", "groups"},
     {
         "storage",
         "database",
