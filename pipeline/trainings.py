@@ -123,7 +123,7 @@ def claim(db: Database, training_id: str, *, worker: str, lease_s: float, max_at
             _end(session, training_id, Status.FAILED, *as_seen, reason=_worn_out(row.attempts, row.phase))
             return None
         taken = {"status": Status.RUNNING.value, "fence": row.fence + 1, "attempts": row.attempts + 1, "runs": row.runs + 1}
-        taken |= {"worker": clean(worker)[:255], "cards": cards, "lease_until": now() + lease_s, "next_attempt_at": None}
+        taken |= {"worker": clean(worker)[:255], "cards": cards, "lease_until": now() + lease_s, "next_attempt_at": None, "reason": None}
         if row.started_at is None:
             taken["started_at"] = now()
         after = _change(session, training_id, *as_seen, **taken)
@@ -333,6 +333,15 @@ def unwoken(db: Database, training_id: str) -> None:
     """The message could not be sent: it is due again at once."""
     with db.write() as session:
         session.execute(update(TrainingRow).where(TrainingRow.id == training_id, TrainingRow.status == "queued").values(woken_at=0.0))
+
+
+def forsaken(db: Database, *, after_s: float) -> list[str]:
+    """Failed and cancelled trainings that ended so long ago, in seconds, that nobody will go on with them: they have no checkpoint now."""
+    over = TrainingRow.status.in_([Status.FAILED.value, Status.CANCELLED.value])
+    with db.write() as session:
+        chosen = update(TrainingRow).where(over, TrainingRow.runs > 0, TrainingRow.finished_at < ago(after_s))
+        freed = chosen.values(checkpoint=None, phase=PHASES[0], runs=0).returning(TrainingRow.id)
+        return list(session.scalars(freed, execution_options={"synchronize_session": False}))
 
 
 # -- smaller words

@@ -9,10 +9,15 @@ from pipeline import classroom, schedules, trainings
 from pipeline.database import Database
 from pipeline.jobs import Status
 from pipeline.settings import Settings
+from pipeline.storage import storage
+from workers import keeping
 from workers.app import app, wake_training
 from workers.queues import TRAIN
 
 log = logging.getLogger(__name__)
+
+FORSAKEN_S = 30 * 86_400.0
+"""A training that failed or was cancelled can go on from its checkpoint for so long."""
 
 
 def look_after(db: Database, settings: Settings) -> int:
@@ -36,6 +41,14 @@ def wake(db: Database, training_id: str) -> bool:
         return True
     trainings.unwoken(db, training_id)
     return False
+
+
+def tidy(db: Database, settings: Settings, *, after_s: float = FORSAKEN_S) -> int:
+    """Delete what was kept of trainings that nobody will go on with; returns of how many."""
+    forsaken = trainings.forsaken(db, after_s=after_s)
+    for training_id in forsaken:
+        keeping.forget(storage(settings), settings, training_id)
+    return len(forsaken)
 
 
 def _messages() -> int:

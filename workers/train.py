@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import shutil
 import socket
 from contextlib import suppress
 from typing import Any
 
 from celery.signals import worker_process_init, worker_ready, worker_shutting_down
 
-from pipeline import cards, gaudi, trainings
+from pipeline import cards, classroom, gaudi, trainings
 from pipeline.cards import CardError, Group
 from pipeline.changes import traceback_of
 from pipeline.database import Database, database
@@ -158,9 +159,22 @@ def _look_for_work(**_: Any) -> None:
     chosen = settings()
     for problem in problems(chosen):
         log.error("%s", problem)
+    with suppress(Exception):
+        clear_away(database(chosen.database), chosen)
     with suppress(Exception):  # the next upkeep does it
         for training_id in trainings.due(database(chosen.database), wake_after_s=0.0, limit=1):
             wake_training(training_id)
+
+
+def clear_away(db: Database, chosen: Settings) -> list[str]:
+    """Remove this machine's folders of trainings that are done, here or elsewhere; returns their ids."""
+    removed = []
+    for folder in chosen.trainings_dir.glob("trn_*"):
+        row = classroom.one(db, folder.name)
+        if row is None or row.status == Status.DONE.value:
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder.name)
+    return removed
 
 
 def problems(chosen: Settings) -> list[str]:

@@ -17,7 +17,7 @@ from pipeline.settings import Settings, settings
 from pipeline.storage import StorageError, storage
 from webhooks import outbound
 from workers import ingest, scratch, timetable
-from workers.app import app, wake
+from workers.app import app, delivering, wake
 from workers.queues import queue_of
 
 log = logging.getLogger(__name__)
@@ -95,14 +95,16 @@ def reconcile() -> int:
 @app.task(name="unmask.deliver", acks_late=False)
 def deliver() -> int:
     """Send the webhooks that are due; returns how many were tried."""
+    delivering()
     chosen = settings()
     return outbound.deliver_due(database(chosen.database), chosen)
 
 
 @app.task(name="unmask.tidy", acks_late=False)
 def tidy() -> int:
-    """Remove forgotten working copies; returns how many."""
-    return scratch.tidy(settings())
+    """Remove forgotten working copies, and checkpoints of trainings that nobody will go on with; returns how many."""
+    chosen = settings()
+    return scratch.tidy(chosen) + timetable.tidy(database(chosen.database), chosen)
 
 
 @app.task(name="unmask.train_upkeep", acks_late=False)

@@ -190,6 +190,24 @@ class TestEnds:
         assert (again.attempt, again.checkpoint is not None, row_of(db, training_id).reason) == (1, True, None)
 
 
+class TestLeftovers:
+    def test_after_a_month_nobody_goes_on_with_what_failed(self, db: Database) -> None:
+        training_id, done = asked(db), asked(db)
+        claim = claimed(db, training_id)
+        assert trainings.got_on(db, claim, KEPT, phase="release")
+        assert trainings.cancel(db, training_id, actor="cli")
+        claim = claimed(db, done)
+        assert trainings.finish(db, claim, name="m", version="1", decision=DECISION)
+
+        assert trainings.forsaken(db, after_s=3600) == []
+        assert trainings.forsaken(db, after_s=-1) == [training_id]
+        assert trainings.forsaken(db, after_s=-1) == []
+
+        assert trainings.requeue(db, training_id, actor="cli")
+        again = claimed(db, training_id)
+        assert (again.checkpoint, again.phase) == (None, "train"), "it begins anew"
+
+
 class TestWaking:
     def test_due_are_those_nobody_came_for_oldest_first(self, db: Database) -> None:
         first, second, third = asked(db), asked(db), asked(db)
