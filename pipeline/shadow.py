@@ -113,13 +113,9 @@ def record(db: Database, shadow_id: str, pairs: Sequence[Pair]) -> None:
         return
     jobs = {pair.job_id for pair in pairs}
     with db.write() as session:
-        known = set(
-            session.execute(
-                select(ShadowScoreRow.job_id, ShadowScoreRow.face).where(
-                    ShadowScoreRow.shadow_id == shadow_id, ShadowScoreRow.job_id.in_(jobs)
-                )
-            ).tuples()
-        )
+        columns = (ShadowScoreRow.job_id, ShadowScoreRow.face)
+        before = session.execute(select(*columns).where(ShadowScoreRow.shadow_id == shadow_id, ShadowScoreRow.job_id.in_(jobs)))
+        known = {(job, face) for job, face in before}
         at = session.execute(select(now())).scalar_one()
         fresh = [{"shadow_id": shadow_id, "at": at, **pair.__dict__} for pair in pairs if (pair.job_id, pair.face) not in known]
         if fresh:
