@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from pydantic import SecretStr
-from werkzeug.routing import Rule
 
 from tests.fixtures.web import Web
 from webhooks import roles
 
 KEY = "the-api-key-of-these-tests"
 BEARER = {"Authorization": f"Bearer {KEY}"}
-OPEN = {"/healthz", "/readyz", "/login", "/static/<path:filename>", "/docs/assets/<path:name>"}
 
 
 @pytest.fixture
 def locked(make_web: Callable[..., Web], sqlite_url: str) -> Web:
     return make_web(sqlite_url, api_key=SecretStr(KEY))
-
-
-def routes(web: Web) -> Iterator[tuple[Rule, str]]:
-    for rule in web.app.url_map.iter_rules():
-        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-            yield rule, method
-
-
-def path_of(rule: Rule) -> str:
-    values = {name: {"index": 1, "what": "enable"}.get(name, "x") for name in rule.arguments}
-    built = rule.build(values)
-    assert built is not None
-    return built[1]
-
-
-def test_every_route_but_health_and_login_wants_the_key(locked: Web) -> None:
-    seen = 0
-    for rule, method in routes(locked):
-        if rule.rule in OPEN or rule.rule.startswith("/events/"):
-            continue
-        seen += 1
-        response = locked.client.open(path_of(rule), method=method)
-        to_login = response.status_code == 302 and response.location.startswith("/login")
-        assert response.status_code == 401 or to_login, f"{method} {rule.rule} answered {response.status_code}"
-        wrong = locked.client.open(path_of(rule), method=method, headers={"Authorization": "Bearer wrong"})
-        assert wrong.status_code in (401, 302), f"{method} {rule.rule}"
-    assert seen > 40
 
 
 def test_every_route_says_which_role_it_asks_for(web: Web) -> None:
@@ -88,18 +59,6 @@ def test_the_login_leads_nowhere_else(locked: Web, where: str) -> None:
     client = locked.client
     done = client.post("/login", data={"csrf": locked.csrf(client, "/login"), "key": KEY, "next": where})
     assert done.location == "/"
-
-
-def test_every_form_of_the_dashboard_wants_its_token(web: Web) -> None:
-    seen = 0
-    for rule, method in routes(web):
-        if rule.endpoint.startswith("dashboard.") and method == "POST":
-            seen += 1
-            client = web.client
-            assert client.post(path_of(rule)).status_code == 403, rule.rule
-            web.csrf(client)
-            assert client.post(path_of(rule), data={"csrf": "guess"}).status_code == 403, rule.rule
-    assert seen >= 10
 
 
 @pytest.mark.parametrize(
