@@ -17,7 +17,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, and_, delete, insert, not_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pipeline import identity, outbox, steps
+from pipeline import audit, identity, outbox, steps
 from pipeline.brief import Brief, Statement, brief
 from pipeline.changes import (
     QUEUE_NAMES,
@@ -279,18 +279,18 @@ def source_gone(db: Database, claim: Claim, sentence: str) -> bool:
         return end(session, claim.job_id, Status.SOURCE_GONE, *_held(claim), event="job.refused", reason=clean(sentence)) is not None
 
 
-def cancel(db: Database, job_id: str) -> bool:
+def cancel(db: Database, job_id: str, *, actor: str = "system") -> bool:
     """Stop a queued or running job; what its worker still does is not kept. False: it is over, or there is none."""
     with db.write() as session:
         alive = JobRow.status.in_([Status.QUEUED.value, Status.RUNNING.value])
-        return end(session, job_id, Status.CANCELLED, alive, fence=JobRow.fence + 1) is not None
+        if end(session, job_id, Status.CANCELLED, alive, fence=JobRow.fence + 1) is None:
+            return False
+        audit.note(session, actor, "job.cancel", job_id)
+        return True
 
 
-def requeue(db: Database, job_id: str) -> bool:
-    """Send a job that ended without a result (`REQUEUEABLE`) through from the start. False: it is not such a job.
-
-    Wake it right after; otherwise the next sweep does.
-    """
+def requeue(db: Database, job_id: str, *, actor: str = "system") -> bool:
+    """Send a job that ended without a result (`REQUEUEABLE`) through again; wake it right after. False: it is not such a job."""
     with db.write() as session:
         over = JobRow.status.in_([status.value for status in REQUEUEABLE])
         fresh: dict[str, Any] = dict.fromkeys(("verdict", "score", "reason", "model_name", "model_version", "model_sha256", "finished_at"))
@@ -299,6 +299,7 @@ def requeue(db: Database, job_id: str) -> bool:
             return False
         session.execute(delete(FaceRow).where(FaceRow.job_id == job_id))
         record(session, job_id, "requeued", Stage.EXTRACT)
+        audit.note(session, actor, "job.retry", job_id)
         return True
 
 
@@ -354,19 +355,21 @@ def unwoken(db: Database, job_ids: list[str]) -> None:
         session.execute(update(JobRow).where(JobRow.id.in_(job_ids), JobRow.status == Status.QUEUED.value).values(woken_at=0.0))
 
 
-def pause(db: Database, queue: str) -> None:
+def pause(db: Database, queue: str, *, actor: str = "system") -> None:
     """Let no more jobs of a queue start; those that run go on. `queue` is a kind (`bulk`, `backfill`: all its stages) or
     one queue of one stage (`extract`, `interactive.extract`). Raises LedgerError for any other name."""
     if queue not in QUEUE_NAMES:
         raise LedgerError(f"There is no queue {queue!r}: it is one of {', '.join(QUEUE_NAMES)}.")
     with suppress(IntegrityError), db.write() as session:  # paused already: by now, or by somebody at this moment
         session.execute(insert(PauseRow).values(queue=queue, paused_at=now()))
+        audit.note(session, actor, "queue.pause", queue)
 
 
-def resume(db: Database, queue: str) -> None:
+def resume(db: Database, queue: str, *, actor: str = "system") -> None:
     """Let the jobs of a queue start again: those that waited are due at once."""
     with db.write() as session:
         session.execute(delete(PauseRow).where(PauseRow.queue == queue))
+        audit.note(session, actor, "queue.resume", queue[:255])
         session.execute(update(JobRow).where(JobRow.status == Status.QUEUED.value, in_queue(queue)).values(woken_at=0.0))
 
 

@@ -28,7 +28,7 @@ def rouse(context: Context, job_id: str, stage: Stage, queue: Queue) -> None:
 def retry(context: Context, job_id: str) -> JobRow:
     """Send a job that ended without a result through again; returns it as it stands then. Raises Problem 404, 409."""
     row = find(context, job_id)
-    if not ledger.requeue(context.database, row.id):
+    if not ledger.requeue(context.database, row.id, actor=principal().actor):
         raise Problem(409, f"The job is {row.status}: only one that ended without a result can be sent through again.")
     rouse(context, row.id, Stage.EXTRACT, Queue(row.queue))
     return find(context, row.id)
@@ -37,6 +37,6 @@ def retry(context: Context, job_id: str) -> JobRow:
 def cancel(context: Context, job_id: str) -> JobRow:
     """Stop a job that is queued or running; returns it as it stands then. Raises Problem 404, 409."""
     row = find(context, job_id)
-    if not ledger.cancel(context.database, row.id):
+    if not ledger.cancel(context.database, row.id, actor=principal().actor):
         raise Problem(409, f"The job is {find(context, row.id).status} already.")
     return find(context, row.id)

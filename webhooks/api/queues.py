@@ -6,6 +6,7 @@ from flask import Response
 
 from pipeline import inquiry, ledger
 from pipeline.jobs import Queue, Stage
+from webhooks.access import principal
 from webhooks.api.blueprints import answer, resource
 from webhooks.api.schemas import QueuePath, Queues, QueueState
 from webhooks.context import here
@@ -28,12 +29,12 @@ def listing() -> Response:
 @blueprint.post("/queues/<string:name>/pause", responses={200: QueueState})
 def pause(path: QueuePath) -> Response:
     """Let no more of its jobs start; those that run go on"""
-    ledger.pause(here().database, path.name)
+    ledger.pause(here().database, path.name, actor=principal().actor)
     return answer(QueueState(name=path.name, paused=True))
 
 
 @blueprint.post("/queues/<string:name>/resume", responses={200: QueueState})
 def resume(path: QueuePath) -> Response:
     """Let its jobs start again"""
-    ledger.resume(here().database, path.name)
+    ledger.resume(here().database, path.name, actor=principal().actor)
     return answer(QueueState(name=path.name, paused=False))
