@@ -18,12 +18,10 @@ import binascii
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote_plus
 
 from pipeline.jobs import Upload
-from pipeline.settings import Settings
 
 BUCKETS = "/buckets/"
 IMAGE_SUFFIXES = frozenset(
@@ -167,21 +165,3 @@ def _seconds(iso: str) -> float:
         return datetime.fromisoformat(iso.replace("Z", "+00:00")).timestamp()
     except ValueError:
         return 0.0
-
-
-def admissible(upload: Upload, settings: Settings) -> str | None:
-    """None if a job is to be made of the upload; else why not, in a few words."""
-    if upload.bucket == settings.results_bucket and upload.key.startswith(settings.results_prefix):
-        return "it is our own output"
-    if upload.bucket != settings.inbox_bucket:
-        return "it is not in the inbox bucket"
-    if not upload.key.startswith(settings.inbox_prefix):
-        return "it is outside the inbox prefix"
-    if not upload.key or upload.key.endswith("/"):
-        return "it is a directory"
-    if "/.uploads/" in f"/{upload.key}":
-        return "it is a part of an unfinished upload"
-    suffix = PurePosixPath(upload.key).suffix.lower()
-    if suffix and suffix not in IMAGE_SUFFIXES:
-        return f"{suffix} is no image"
-    return None

@@ -303,6 +303,7 @@ def test_doctor_finds_what_is_missing_and_says_what_to_do(run: Run, monkeypatch:
         "inbox bucket",
         "results bucket",
         "models bucket",
+        "upload events",
         "champion model",
         "workers",
         "web process",

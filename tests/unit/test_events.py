@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.events import EventError, admissible, from_s3_records, from_seaweedfs
+from pipeline.events import EventError, from_queue, from_s3, from_s3_records, from_seaweedfs
+from pipeline.inboxes import Directory, of_settings
 from pipeline.jobs import Upload
 from pipeline.settings import Settings
 
@@ -134,20 +135,71 @@ def test_a_malformed_s3_message_is_an_event_error(body: dict[str, Any]) -> None:
         ("inbox", ".uploads/x/1.part", "it is a part of an unfinished upload"),
         ("inbox", "a.txt", ".txt is no image"),
         ("results", "a.jpg/1/annotated.png", "it is our own output"),
-        ("elsewhere", "a.jpg", "it is not in the inbox bucket"),
+        ("elsewhere", "a.jpg", "it is in no inbox"),
     ],
 )
 def test_what_is_admitted(bucket: str, key: str, why: str | None) -> None:
-    assert admissible(Upload(bucket, key), Settings()) == why
+    assert why_not(Upload(bucket, key), Settings()) == why
+
+
+def why_not(upload: Upload, settings: Settings) -> str | None:
+    return Directory((of_settings(settings),)).why_not(upload)
 
 
 def test_own_output_is_refused_where_one_bucket_serves_both_ends() -> None:
     chosen = Settings(inbox_bucket="one", results_bucket="one", results_prefix="out/", inbox_prefix="")
-    assert admissible(Upload("one", "out/a.jpg/1/annotated.png"), chosen) == "it is our own output"
-    assert admissible(Upload("one", "in/a.jpg"), chosen) is None
+    assert why_not(Upload("one", "out/a.jpg/1/annotated.png"), chosen) == "it is our own output"
+    assert why_not(Upload("one", "in/a.jpg"), chosen) is None
 
 
 def test_the_inbox_prefix_is_kept_to() -> None:
     chosen = Settings(inbox_prefix="in/")
-    assert admissible(Upload("inbox", "in/a.jpg"), chosen) is None
-    assert admissible(Upload("inbox", "a.jpg"), chosen) == "it is outside the inbox prefix"
+    assert why_not(Upload("inbox", "in/a.jpg"), chosen) is None
+    assert why_not(Upload("inbox", "a.jpg"), chosen) == "it is in no inbox"
+
+
+# -- what comes by way of a queue
+
+BUS = {
+    "source": "aws.s3",
+    "detail-type": "Object Created",
+    "time": "2026-01-31T09:00:00Z",
+    "detail": {
+        "bucket": {"name": "inbox"},
+        "object": {"key": "a b+c%20.jpg", "size": 5, "etag": "e1", "version-id": "v1", "sequencer": "0A"},
+        "reason": "PutObject",
+    },
+}
+"""An event of EventBridge: its keys are as they are, where those of S3's own records are form-encoded."""
+
+
+def wrapped(body: object) -> dict[str, Any]:
+    return {"Type": "Notification", "TopicArn": "arn:aws:sns:us-east-1:1:t", "Message": json.dumps(body)}
+
+
+def test_eventbridge_tells_of_one_object_with_its_key_as_it_is() -> None:
+    expected = [Upload("inbox", "a b+c%20.jpg", "v1", "e1", "0A", 5, "sqs", 1769850000.0)]
+    assert from_queue(json.dumps(BUS)) == expected
+    assert from_queue(json.dumps(wrapped(BUS))) == expected
+    assert from_s3({**BUS, "detail-type": "Object Deleted"}) == []
+    assert from_s3({**BUS, "source": "my.app"}) == []
+
+
+def test_a_topic_wraps_what_s3_says_and_speaks_for_itself_now_and_then() -> None:
+    two = {"Records": [record("a+b.jpg"), record("%2B.jpg")]}
+    assert [upload.key for upload in from_queue(json.dumps(wrapped(two)))] == ["a b.jpg", "+.jpg"]
+    assert from_queue(json.dumps(wrapped({"Event": "s3:TestEvent"}))) == []
+    assert from_s3({"Type": "SubscriptionConfirmation", "TopicArn": "t", "Message": "You have chosen to subscribe"}) == []
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[]", "3", "null", json.dumps(wrapped("x")), json.dumps({**BUS, "detail": {}}), "{}"])
+def test_a_message_that_cannot_be_read_is_an_event_error(text: str) -> None:
+    with pytest.raises(EventError):
+        from_queue(text)
+
+
+@given(RUBBISH)
+def test_rubbish_in_a_queue_is_uploads_or_an_event_error(body: Any) -> None:
+    for shape in (body, wrapped(body), {"source": "aws.s3", "detail-type": "Object Created", "detail": body}):
+        with contextlib.suppress(EventError):
+            assert all(isinstance(upload, Upload) for upload in from_queue(json.dumps(shape)))

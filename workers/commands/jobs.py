@@ -9,9 +9,10 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from pipeline import events, inquiry, registry, results
+from pipeline import inboxes, inquiry, registry, results
 from pipeline.card import ModelError
 from pipeline.database import Database, JobRow
+from pipeline.inboxes import DEFAULT
 from pipeline.jobs import Status, Upload, Verdict
 from pipeline.settings import Settings
 from workers import console, submission
@@ -21,15 +22,16 @@ from workers.surroundings import object_store, opened, settings_in_force
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--inbox", default=DEFAULT, help="Into this inbox, if not that of the settings.")
 @click.option("--wait", is_flag=True, help="Wait until every picture is judged; exit code 1 if one could not be.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer than this.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def submit(files: tuple[Path, ...], wait: bool, timeout: float | None, as_json: bool) -> None:
-    """Put pictures into the inbox to be judged."""
+def submit(files: tuple[Path, ...], inbox: str, wait: bool, timeout: float | None, as_json: bool) -> None:
+    """Put pictures into an inbox to be judged."""
     settings = settings_in_force()
     store = object_store(settings)
     with opened(settings) as database:
-        ids = _send(database, settings, store, files)
+        ids = _send(database, settings, store, files, inbox)
         if wait:
             jobs = _await(database, ids, timeout)
         else:
@@ -44,21 +46,23 @@ def submit(files: tuple[Path, ...], wait: bool, timeout: float | None, as_json: 
         raise click.exceptions.Exit(1)
 
 
-def _send(database: Database, settings: Settings, store: Any, files: Sequence[Path]) -> list[str]:
+def _send(database: Database, settings: Settings, store: Any, files: Sequence[Path], inbox: str) -> list[str]:
     from workers import app, ingest
 
     app.configure(settings)
-    folder = submission.new_folder(settings, "submit")
+    place = inboxes.effective(settings, database, inbox)
+    among = inboxes.directory(settings, database)
+    folder = submission.new_folder(place, "submit")
     ids = []
     with console.progress(console.console(error=True)) as shown:
         task = shown.add_task("uploading", total=len(files), note="")
-        for sent in submission.send(store, settings, files, folder):
+        for sent in submission.send(store, place, files, folder):
             upload = Upload(
-                settings.inbox_bucket, sent.key, sent.version_id, sent.etag, size=sent.size, origin="submit", modified=sent.modified
+                place.inbox_bucket, sent.key, sent.version_id, sent.etag, size=sent.size, origin="submit", modified=sent.modified
             )
-            if why := events.admissible(upload, settings):
+            if why := among.why_not(upload):
                 raise CommandError(f"{sent.path} is uploaded, but no job is made of it: {why}.")
-            if accepted := ingest.take(database, settings, upload):
+            if accepted := ingest.take(database, settings, upload, among=among):
                 ids.append(accepted.job_id)
             shown.update(task, advance=1, note=escape(sent.path.name))
     return ids
