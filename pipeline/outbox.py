@@ -13,8 +13,8 @@ from typing import Any, cast
 from sqlalchemy import Table, bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
-from pipeline.brief import Brief, Statement
-from pipeline.database import DeliveryRow, EndpointRow, EventRow, FaceRow, JobRow, now
+from pipeline.brief import Brief, Statement, brief
+from pipeline.database import Database, DeliveryRow, EndpointRow, EventRow, FaceRow, JobRow, now
 from pipeline.jobs import new_id
 
 TYPES = (
@@ -78,6 +78,12 @@ def announce(
         wanting = [endpoint for endpoint, events, of_inbox in _ENABLED.run(on, {}) if wants(type, inbox, events, of_inbox)]
     _DELIVERY.many(on, [delivery(event_id, endpoint, at) for endpoint in wanting])
     return event_id
+
+
+def heard(db: Database) -> bool:
+    """Whether there is anybody to hear of events at all."""
+    with brief(db, write=False) as on:
+        return bool(_ENABLED.run(on, {}))
 
 
 def wants(type: str, inbox: str | None, events: list[str], of_inbox: str | None) -> bool:

@@ -7,6 +7,8 @@ claims in the ledger see to it that no work is done twice, and upkeep wakes what
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from typing import Any, cast
 
 from celery import Celery, Signature, chain
 from celery.exceptions import OperationalError
@@ -35,6 +37,9 @@ COLLECT_S, DRIFT_S = 60.0, 900.0
 """How often it takes labelled faces into the data set, and looks for days that can be compared with the hold-out."""
 TRAIN_UPKEEP_S = 2.0
 """How often upkeep looks after trainings and schedules."""
+
+DELIVERY, DELIVERY_MS = "unmask.delivery", 2000
+"""The broker's key that says that a message for webhooks is on its way, and for how long that is believed."""
 
 app = Celery("unmask")
 
@@ -142,8 +147,24 @@ def wake_training(training_id: str) -> bool:
 
 
 def deliver_soon() -> bool:
-    """Have due webhooks delivered now and not at the next beat. False: the broker did not take the message."""
+    """Have due webhooks delivered now and not at the next beat. False: the broker did not take the message.
+
+    However many ask, one message is on its way: who takes it says so first (`delivering`), and then sees all that was committed.
+    """
+    try:
+        with cast(Any, app.pool).acquire(block=True) as connection:
+            if not connection.default_channel.client.set(DELIVERY, 1, nx=True, px=DELIVERY_MS):
+                return True
+    except (OperationalError, KombuError, RedisError, OSError) as error:
+        log.warning("The broker did not take the message for webhook delivery: %s", error)
+        return False
     return _sent(app.signature("unmask.deliver", queue=UPKEEP, expires=5.0), "webhook delivery")
+
+
+def delivering() -> None:
+    """Webhooks are looked through from now on: who has more of them sends another message. Never raises for the broker's sake."""
+    with suppress(OperationalError, KombuError, RedisError, OSError), cast(Any, app.pool).acquire(block=True) as connection:
+        connection.default_channel.client.delete(DELIVERY)
 
 
 def _step(stage: Stage, job_id: str, queue: Queue) -> Signature:

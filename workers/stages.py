@@ -19,7 +19,7 @@ import numpy as np
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.signals import worker_process_init, worker_ready
 
-from pipeline import extraction, faults, images, inboxes, ledger, rendering, results
+from pipeline import extraction, faults, images, inboxes, ledger, outbox, rendering, results
 from pipeline.card import ModelError
 from pipeline.database import Database, database
 from pipeline.images import ImageRefused, Limits, Picture
@@ -216,7 +216,8 @@ def _verdict_on(error: Exception, stage: Stage, chosen: Settings) -> tuple[bool,
 
 def _over(chosen: Settings, job_id: str) -> None:
     scratch.drop(chosen, job_id)
-    deliver_soon()
+    if outbox.heard(database(chosen.database)):
+        deliver_soon()
 
 
 def _milliseconds(since: float) -> float:

@@ -18,7 +18,7 @@ from redis import Redis
 from skimage import data as pictures
 
 from pipeline import inquiry, ledger, registry
-from pipeline.database import Database, JobRow
+from pipeline.database import Database, EndpointRow, JobRow
 from pipeline.jobs import Pixels, Queue, Reason, Stage, Status, Upload, Verdict
 from pipeline.settings import Settings
 from pipeline.storage import Storage
@@ -117,7 +117,20 @@ def test_a_picture_goes_all_the_way(house: House) -> None:
     changed = np.any(np.asarray(Image.open(io.BytesIO(annotated))) != decoded(jpeg(person(green=True))), axis=-1)
     assert changed[y : y + h, x : x + w].mean() > 0.05
     assert not list(house.settings.scratch_dir.iterdir())
-    assert house.messages() == {"upkeep": 1}, "webhooks are to leave at once"
+    assert house.messages() == {}, "nobody is there to hear of it"
+
+
+def test_webhooks_leave_at_once_by_one_message_for_all(house: House) -> None:
+    with house.db.write() as session:
+        session.add(EndpointRow(id="ep_1", url="https://example.com", events=[], secret="", created_at=0.0))
+
+    for number in range(3):
+        house.through(house.accepted(f"{number}.jpg", jpeg(person())))
+
+    assert house.messages() == {"upkeep": 1}
+    application.delivering()
+    house.through(house.accepted("later.jpg", jpeg(person())))
+    assert house.messages() == {"upkeep": 2}, "what came after it was taken may be too late for it"
 
 
 def decoded(data: bytes) -> Pixels:
