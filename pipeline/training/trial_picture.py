@@ -53,7 +53,7 @@ def _plain(axis: Any) -> None:
 
 def _differences(axis: Any, trial: Trial, margins: tuple[float, float]) -> None:
     rows: list[tuple[str, Difference, float | None]] = [("AUC, mean", trial.auc, margins[0])]
-    rows.append(("found at 1 % false alarms", trial.tpr, margins[1]))
+    rows.append(("found at 1 % FPR", trial.tpr, margins[1]))
     rows += [(f"AUC, {name.replace('_', ' ')}", found, None) for name, found in trial.per_set.items()]
     for place, (_, found, margin) in enumerate(rows):
         lower = found.difference < 0 if margin == margins[0] else found.high < 0
@@ -65,7 +65,7 @@ def _differences(axis: Any, trial: Trial, margins: tuple[float, float]) -> None:
         axis.plot([found.difference], [place], "o", color=colour, ms=8 if margin is not None else 5)
         if margin is not None:
             axis.plot([-margin, -margin], [place - 0.38, place + 0.38], color=WORSE, lw=2)
-            axis.annotate("may not reach", (-margin, place - 0.42), ha="center", va="bottom", fontsize=7.5, color=WORSE)
+            axis.annotate("margin", (-margin, place - 0.42), ha="center", va="bottom", fontsize=7.5, color=WORSE)
     axis.axvline(0, color="#333", lw=1)
     axis.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axis.set_ylim(len(rows) - 0.5, -0.85)

@@ -13,6 +13,7 @@ from webhooks.access import may, principal
 from webhooks.context import here
 from webhooks.dashboard.blueprint import blueprint
 
+MEASURES = {"score": "Score", "size": "Size of the face", "blur": "Sharpness", "detection": "Detection"}
 CHART = (720.0, 90.0)
 """Of a measure's chart, in units of its drawing."""
 
@@ -82,7 +83,7 @@ def _charts(days: dict[str, list[DriftRow]]) -> list[dict[str, object]]:
 
 @blueprint.app_context_processor
 def _drifting() -> dict[str, object]:
-    return {"drifting": drifting}
+    return {"drifting": drifting, "MEASURES": MEASURES}
 
 
 def drifting() -> tuple[str, list[str]] | None:
