@@ -1,0 +1,162 @@
+"""The train worker with trainers that fail: what is missing is said, what is busy waits, what hangs is ended. No TensorFlow here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import cards, classroom, trainings
+from pipeline.database import Database
+from pipeline.jobs import Status
+from pipeline.settings import Settings
+from pipeline.tables.training import TrainingRow
+from tests.fixtures.trainings import asked, told_events
+from workers import train, upkeep
+
+Trainer = Callable[..., Settings]
+
+
+@pytest.fixture
+def db(sqlite_url: str) -> Iterator[Database]:
+    made = Database(sqlite_url)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "deliver_soon", lambda: True)
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> str:
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces/faces.csv").write_text("path,identity,split\n")
+    return str(tmp_path / "faces")
+
+
+@pytest.fixture
+def trainer(s3_settings: Settings, sqlite_url: str, tmp_path: Path) -> Trainer:
+    """Settings whose trainer is a shell script."""
+
+    def make(script: str, **changed: Any) -> Settings:
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o700)
+        return s3_settings.model_copy(update={"database_url": sqlite_url, "train_python": str(path), "lease_s": 3.0, **changed})
+
+    return make
+
+
+def row_of(db: Database, training_id: str) -> TrainingRow:
+    row = classroom.one(db, training_id)
+    assert row is not None
+    return row
+
+
+def test_a_device_that_is_not_there_fails_loudly_and_says_what_is_missing(db: Database, trainer: Trainer, tmp_path: Path) -> None:
+    training_id = asked(db, device="hpu")
+    (tmp_path / "root").mkdir()
+
+    assert train.run(db, trainer("exit 0", train_device="hpu", device_root=tmp_path / "root"), training_id) is Status.FAILED
+
+    assert "There is no Gaudi card here" in (row_of(db, training_id).reason or "")
+    assert [event.type for event in told_events(db, training_id)] == ["training.failed"]
+
+
+def test_another_device_is_never_taken_instead(db: Database, trainer: Trainer, faces: str) -> None:
+    training_id = asked(db, device="hpu", dataset=faces)
+    assert train.run(db, trainer("exit 0"), training_id) is Status.FAILED
+    assert "asks for hpu, and this worker has cpu" in (row_of(db, training_id).reason or "")
+
+
+def test_without_tensorflow_it_says_how_to_bring_it(db: Database, trainer: Trainer, faces: str) -> None:
+    training_id = asked(db, dataset=faces)
+    settings = trainer("exit 0").model_copy(update={"train_python": "/no/such/python"})
+    assert train.run(db, settings, training_id) is Status.FAILED
+    assert "make train-environment" in (row_of(db, training_id).reason or "")
+    assert any("train-environment" in problem for problem in train.problems(settings))
+
+
+def test_a_busy_card_is_waited_for(db: Database, trainer: Trainer, faces: str) -> None:
+    training_id, settings = asked(db, dataset=faces), trainer("exit 0")
+    lease = cards.acquire(db, cards.group("cpu", "0"), holder="other", training="t", lease_s=60, locks=settings.cards_dir)
+
+    assert train.run(db, settings, training_id) is None
+
+    row = row_of(db, training_id)
+    assert (row.status, row.attempts, row.runs) == ("queued", 0, 0)
+    assert "in use" in (row.reason or "")
+    assert row.next_attempt_at is not None
+    cards.release(db, lease)
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "said"),
+    [
+        ("echo 'There are no photographs.' >&2; exit 2", Status.FAILED, "There are no photographs."),
+        ("echo 'Out of luck.' >&2; exit 1", Status.QUEUED, "Out of luck."),
+        ("kill -SEGV $$", Status.QUEUED, "The trainer crashed in native code."),
+        ("kill -ABRT $$", Status.QUEUED, "aborted"),
+        ("echo 'Device acquire failed' >&2; exit 1", Status.QUEUED, "Device acquire failed"),
+    ],
+)
+def test_how_a_trainer_ends_is_said_in_one_sentence(
+    script: str, state: Status, said: str, db: Database, trainer: Trainer, faces: str
+) -> None:
+    training_id = asked(db, dataset=faces)
+    assert train.run(db, trainer(script), training_id) is state
+    row = row_of(db, training_id)
+    assert said in (row.reason or "")
+    assert row.status == state.value
+
+
+def test_what_an_earlier_attempt_said_is_not_held_against_the_next(db: Database, trainer: Trainer, faces: str) -> None:
+    training_id = asked(db, dataset=faces)
+    assert train.run(db, trainer("echo 'ResourceExhaustedError' >&2; kill -KILL $$", train_retry_s=0.0), training_id) is Status.FAILED
+    assert trainings.requeue(db, training_id, actor="cli")
+    assert train.run(db, trainer("kill -KILL $$", train_retry_s=0.0), training_id) is Status.QUEUED
+
+
+def test_a_trainer_that_says_nothing_is_ended_and_its_card_is_free(db: Database, trainer: Trainer, faces: str, tmp_path: Path) -> None:
+    training_id = asked(db, dataset=faces)
+    settings = trainer(f"echo $$ > {tmp_path}/pid; exec sleep 600", train_stall_s=1.0)
+
+    began = time.monotonic()
+    assert train.run(db, settings, training_id) is Status.QUEUED
+
+    assert time.monotonic() - began < 60
+    assert row_of(db, training_id).reason == "The trainer said nothing for 1 s."
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    cards.release(db, cards.acquire(db, cards.group("cpu", "0"), holder="me", training="t", lease_s=5, locks=settings.cards_dir))
+
+
+def test_a_worker_that_is_ending_begins_nothing(db: Database, trainer: Trainer, faces: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "ending", lambda: True)
+    training_id = asked(db, dataset=faces)
+    assert train.run(db, trainer("exit 0"), training_id) is None
+    assert row_of(db, training_id).runs == 0
+
+
+def test_folders_of_trainings_that_are_over_are_cleared_away(db: Database, trainer: Trainer, faces: str) -> None:
+    settings, waiting = trainer("exit 0"), asked(db, dataset=faces)
+    for name in (waiting, "trn_unknown", "other"):
+        (settings.trainings_dir / name).mkdir(parents=True)
+    assert train.clear_away(db, settings) == ["trn_unknown"]
+    assert {path.name for path in settings.trainings_dir.iterdir()} == {waiting, "other"}
+
+
+def test_it_is_one_of_the_workers_and_never_loads_tensorflow() -> None:
+    code = "import sys, workers.train; print(sorted({name.partition('.')[0] for name in sys.modules} & {'tensorflow', 'keras'}))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+    assert "unmask.train" in train.app.tasks
+    assert "unmask.train_upkeep" in upkeep.app.tasks
