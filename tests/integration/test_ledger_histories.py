@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import select
 
-from pipeline import inquiry, ledger
+from pipeline import changes, inquiry, ledger
 from pipeline.database import Database, JobRow
 from pipeline.jobs import STAGES, Queue, Reason, Stage, Status
 from tests.fixtures.jobs import advance, event_types, expire, face, upload
@@ -211,7 +211,8 @@ class Histories(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def machine(db: Database) -> type[Histories]:
+def machine(db: Database, monkeypatch: pytest.MonkeyPatch) -> type[Histories]:
+    monkeypatch.setattr(changes, "BACKOFF_S", (LEASE_S,))  # that of production passes by itself on a busy machine
     return type("HistoriesOnADatabase", (Histories,), {"db": db})
 
 

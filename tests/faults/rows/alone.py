@@ -17,7 +17,7 @@ STEPS = 50
 def histories(n: int, seed: int, places: list[str]) -> dict[str, Any]:
     """`n` random histories of 50 steps on each database, against a model of a few lines."""
     environment = {**os.environ, "LEDGER_HISTORIES": str(n), "LEDGER_STEPS": str(STEPS)}
-    command = [sys.executable, "-m", "pytest", "-q", f"--hypothesis-seed={seed}", "tests/integration/test_ledger_histories.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", f"--hypothesis-seed={seed}", "tests/integration/test_ledger_histories.py"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     passed = re.search(r"(\d+) passed", done.stdout)
     databases = int(passed[1]) if passed else 0
