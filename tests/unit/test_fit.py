@@ -231,6 +231,34 @@ def test_batches_are_the_same_whoever_makes_them(people: Path, tmp_path: Path) -
     assert not np.array_equal(here[0].crops, here[1].crops)
 
 
+def test_the_shares_of_the_ranks_are_the_batch(people: Path, tmp_path: Path) -> None:
+    made = feeding.Made(people, tmp_path / "facts.npz", seed=3, recipe=Recipe(size=48, smallest=32), pairs=4)
+    whole = made.batch(7)
+    shares = [replace(made, rank=rank, world=2).batch(7) for rank in range(2)]
+    for k, part in enumerate(whole):
+        # the reals of both ranks, then the fakes of both
+        halves = [(share[k][:2], share[k][2:]) for share in shares]
+        np.testing.assert_array_equal(part, np.concatenate([half[0] for half in halves] + [half[1] for half in halves]))
+
+
+def test_ranks_must_share_a_batch_evenly(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fit.parse(["--faces", "x", "--out", "y", "--steps", "3", "--pairs", "6", "--ranks", "4"])
+    assert "cannot be shared evenly" in capsys.readouterr().err
+
+
+def test_going_on_from_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit.main(["--faces", "x", "--out", str(tmp_path), "--steps", "3", "--resume"]) == 2
+    assert "no checkpoint.npz" in capsys.readouterr().err
+
+
+def test_lines_of_progress_are_appended_to_a_file(tmp_path: Path) -> None:
+    for number in range(2):
+        with fit.Progress(tmp_path / "progress.jsonl") as progress:
+            progress.tell({"event": "step", "step": number})
+    assert [json.loads(line)["step"] for line in (tmp_path / "progress.jsonl").read_text().splitlines()] == [0, 1]
+
+
 def test_other_peoples_fakes_are_mixed_in(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for k, side in enumerate(("real", "real", "fake", "fake")):
         place = tmp_path / "data" / side
