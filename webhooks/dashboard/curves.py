@@ -75,14 +75,9 @@ def _panel(title: str, lines: Sequence[Line], last: float, stages: Sequence[floa
         return TOP + inner_h * (1 - (min(value, top) - low) / (top - low))
 
     parts = [f'<text class="title" x="{LEFT}" y="14">{title}</text>']
-    right = WIDTH - RIGHT
-    for line in reversed(lines):
-        if line.points:
-            word = f"{line.name} {line.points[-1][1]:.2f}"
-            parts.append(f'<text class="name" text-anchor="end" x="{right}" y="14">{word}</text>')
-            right -= round(5.0 * len(word)) + 6
-            parts.append(f'<rect class="key {line.kind}" x="{right - 6}" y="6" width="9" height="9" rx="2"/>')
-            right -= 15
+    # one text: nobody but the browser knows how wide its words are
+    names = [f'<tspan class="key {line.kind}" dx="9">■</tspan> {line.name} {line.points[-1][1]:.2f}' for line in lines if line.points]
+    parts.append(f'<text class="name" text-anchor="end" x="{WIDTH - RIGHT}" y="14">{"".join(names)}</text>')
     for tick in _ticks(low, top):
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(f'<text class="tick" text-anchor="end" x="{LEFT - 7}" y="{y(tick) + 4:.1f}">{tick:g}</text>')
