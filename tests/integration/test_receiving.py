@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import update
+from standardwebhooks import WebhookVerificationError
 
 from pipeline.database import Database, DeliveryRow, EndpointRow, now
 from pipeline.settings import Settings
@@ -209,6 +211,18 @@ def test_a_program_of_the_docs_receives_what_is_really_sent_over_a_rotation(comm
 def _move(db: Database, endpoint_id: str, url: str) -> None:
     with db.write() as session:
         session.execute(update(EndpointRow).where(EndpointRow.id == endpoint_id).values(url=url))
+
+
+def test_what_the_readme_shows_verifies() -> None:
+    secret = new_secret()
+    blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).resolve().parents[2] / "README.md").read_text(), re.DOTALL)
+    (shown,) = (block for block in blocks if "standardwebhooks" in block)
+    names: dict[str, Any] = {}
+    exec(shown.replace("whsec_...", secret), names)  # noqa: S102
+    headers = headers_of("msg_1", BODY, [secret], datetime.now(timezone.utc))
+    assert names["receive"](BODY.encode(), headers)["type"] == "job.done"
+    with pytest.raises(WebhookVerificationError):
+        names["receive"](BODY.encode() + b" ", headers)
 
 
 def test_the_page_names_every_event_and_its_schema(web: Web) -> None:
