@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
@@ -27,9 +27,6 @@ from pipeline.png import encode
 from pipeline.settings import Settings
 from pipeline.storage import SourceGone, Storage, StorageError
 from pipeline.tables.learning import CollectionRow, FaceLabelRow, ItemRow, PinRow
-
-if TYPE_CHECKING:
-    from pipeline.training.datasets import Record
 
 DEFAULT = "default"
 LEAST = 20
@@ -354,13 +351,14 @@ def _line(item: ItemRow) -> dict[str, Any]:
     return told | {"identity": item.identity, "manipulation": item.manipulation, "split": item.split, "group": dict(item.group)}
 
 
-def _item(record: Record, at: float) -> ItemRow:
+def _item(record: Any, at: float) -> ItemRow:
     named = {"fake": record.fake, "identity": record.identity or f"file-{record.sha256[:24]}", "manipulation": record.manipulation}
     kept = {"sha256": record.sha256, "suffix": record.path.suffix.lower(), "split": record.split, "group": dict(record.group)}
     return ItemRow(collection=DEFAULT, added_at=at, **named, **kept)
 
 
-def _records(root: Path) -> list[Record]:
+def _records(root: Path) -> list[Any]:
+    """`datasets.Record`s with their hashes. Raises CollectionError."""
     from pipeline.training import datasets
     from pipeline.training.datasets import DatasetError, Record
 
@@ -381,7 +379,7 @@ def _records(root: Path) -> list[Record]:
         raise CollectionError(str(error)) from error
 
 
-def _must_not_cross(before: Iterable[ItemRow], records: Sequence[Record]) -> None:
+def _must_not_cross(before: Iterable[ItemRow], records: Sequence[Any]) -> None:
     """Raise CollectionError where a person or a picture would be in two splits."""
     split_of = {key: item.split for item in before for key in (item.sha256, *item.identity.split("+"))}
     for record in records:

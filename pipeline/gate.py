@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -28,9 +28,7 @@ from pipeline.jobs import new_id
 from pipeline.settings import Settings
 from pipeline.storage import Storage
 from pipeline.tables.learning import DecisionRow, ReferenceRow
-
-if TYPE_CHECKING:
-    from pipeline.training.trial import Difference, Trial
+from pipeline.trials import Difference, Trial
 
 SEED = 1
 PER_PORTRAIT = 4

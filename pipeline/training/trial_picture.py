@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.training.trial import Difference, Trial
+from pipeline.trials import Difference, Trial
 
 BETTER, WORSE, PLAIN = "#0b6e4f", "#b3362c", "#5a6562"
 

@@ -19,7 +19,7 @@ from pipeline.images import Limits, read
 from pipeline.settings import Settings
 from pipeline.tables.learning import ReferenceRow
 from pipeline.training import trial
-from pipeline.training.trial import Difference, Trial
+from pipeline.trials import Difference, Trial
 from tests.fixtures.candidates import variant
 from tests.fixtures.people import few
 from tests.fixtures.web import Shelf

@@ -53,6 +53,7 @@ LAYERS = (
         "results",
         "registry",
         "signing",
+        "trials",
         "feedback",
         "shadow",
         "drift",
