@@ -24,6 +24,8 @@ from tests.fixtures.candidates import variant
 from tests.fixtures.people import few
 from tests.fixtures.web import Shelf
 
+pytestmark = pytest.mark.timeout(1200)  # half a minute of work, but of both cores
+
 GOOD = registry.shipped()[-1]
 PEOPLE = 21
 """With ten the interval is so wide that nobody gets through."""
@@ -78,7 +80,7 @@ def test_a_worse_candidate_is_refused_with_reasons_and_a_picture(house: Any, tmp
 
     decision = gate.consider(db, store, settings, worse, training_id="trn_1")
 
-    assert decision.outcome is Outcome.REFUSED
+    assert decision.outcome is Outcome.REFUSED, [check.sentence for check in decision.checks]
     assert any("lower on the same faces" in reason for reason in decision.reasons), decision.reasons
     assert registry.champion(db) == champion
     assert [one.aliases for one in registry.versions(db) if one.card.version == "2026.12.1"] == [("candidate",)]
