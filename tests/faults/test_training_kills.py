@@ -123,8 +123,16 @@ def place(s3_settings: Settings, small_python: Path, sqlite_url: str, tmp_path: 
     if find_spec("tensorflow") is None:
         pytest.skip("TensorFlow is not installed")
     settings = s3_settings.model_copy(
-        update={"database_url": sqlite_url, "train_python": str(small_python), "lease_s": 3.0, "train_retry_s": 0.1, "wake_after_s": 1.0}
+        update={
+            "database_url": sqlite_url,
+            "train_python": str(small_python),
+            "lease_s": 3.0,
+            "train_retry_s": 0.1,
+            "wake_after_s": 1.0,
+            "train_max_attempts": 100,
+        }
     )
+    # kills may come faster than checkpoints, and this is not about giving up
     made = Workplace(settings, tmp_path / "probe")
     made.upkeep()
     yield made
