@@ -15,7 +15,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -215,13 +217,21 @@ def _scale(product: Product, rows: int) -> dict[str, Any]:
 
 
 def _workers(folder: Path, model: Path, turn: list[Path], database: str, one: float) -> dict[str, Any]:
-    """What a picture costs with four processes of extract and of render each, eight where there were two."""
+    """What a picture costs with four processes of extract and of render each, eight where there were two.
+
+    In a process of its own: this one's connections to the first stack's broker are kept.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        spent = pool.submit(_eight, folder, model, turn, database).result()
+    return {"cpu_ms_per_image_2": one, "cpu_ms_per_image_8": round(spent, 1), "ratio": round(spent / one, 3)}
+
+
+def _eight(folder: Path, model: Path, turn: list[Path], database: str) -> float:
     pictures = [(path.name, path.read_bytes()) for path in turn]
     with Product(folder / "eight", model, database=database, extract_workers=4, render_workers=4) as product:
         product.run(pictures[:16])
         eight = product.run(pictures)
-    spent = sum(eight.cpu_s.values()) * 1000 / eight.images
-    return {"cpu_ms_per_image_2": one, "cpu_ms_per_image_8": round(spent, 1), "ratio": round(spent / one, 3)}
+    return sum(eight.cpu_s.values()) * 1000 / eight.images
 
 
 def _cost(cpu_ms: float, usd_per_hour: float) -> dict[str, Any]:
