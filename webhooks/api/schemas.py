@@ -48,9 +48,7 @@ class QueuePath(BaseModel):
 
 class FileForm(BaseModel):
     file: FileStorage = Field(description="The image: JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF")
-    inbox: str | None = Field(
-        None, description="The inbox it goes into; left out: that of the settings, or your only one", max_length=64
-    )
+    inbox: str | None = Field(None, description="The inbox it goes into; left out: that of the settings, or your only one", max_length=64)
 
 
 class KeyBody(Strict):
