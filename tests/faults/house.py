@@ -258,7 +258,7 @@ class House:
 
         until(answers, "Valkey's answer", 30)
 
-    def await_ready(self, seconds: float = 90.0) -> None:
+    def await_ready(self, seconds: float = 200.0) -> None:
         """Wait until one upload has gone all the way, so that every program is up."""
         key = f"ready-{time.time_ns()}.jpg"
         from tests.faults.pictures import portrait
