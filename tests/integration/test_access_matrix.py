@@ -6,6 +6,7 @@ Leaves the matrix in `build/access-matrix.md`.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,6 +202,29 @@ def test_every_form_of_a_page_wants_its_token(house: House) -> None:
                 assert response.status_code == 403, str(route)
                 assert "too old or not ours" in response.get_data(as_text=True)
     assert seen > 20
+
+
+def test_no_page_offers_what_one_may_not_do(house: House) -> None:
+    things = in_the_south(house.web)
+    north = ledger.accept(house.web.db, upload("of-the-north.jpg"), inbox="north").job_id
+    finder = house.web.app.url_map.bind("localhost")
+    offered = dict.fromkeys(Role, 0)
+    for route in routes(house.web):
+        if not route.page or route.method != "GET" or route.endpoint == "dashboard.static":
+            continue
+        for role, inbox in itertools.product(Role, ("", "north")):
+            for thing in (north,) if inbox else (things.waiting, things.endpoint):
+                if not route.blanks and thing == things.endpoint:
+                    continue
+                page = house.ask(route, role, inbox, thing)
+                if page.status_code != 200:
+                    continue
+                for method, path in re.findall(r'<form[^>]*method="(\w+)"[^>]*action="([^"?]+)', page.get_data(as_text=True)):
+                    endpoint, _ = finder.match(path, method=method.upper())
+                    allowed = role.includes(roles.needed(endpoint)) and (not inbox or endpoint in roles.BY_INBOX)
+                    assert allowed or endpoint in roles.OPEN, f"{route} offers {house.name(role, inbox)} {path}"
+                    offered[role] += method == "post"
+    assert 0 < offered[Role.VIEWER] < offered[Role.OPERATOR] < offered[Role.ADMIN]
 
 
 # -- whose it is
