@@ -78,6 +78,7 @@ def configure(chosen: Settings) -> None:
         task_default_queue=UPKEEP,
         task_create_missing_queues=False,
         task_serializer="json",
+        task_compression="zlib",  # a chain says everything thrice: a quarter of the broker's memory
         result_serializer="json",
         event_serializer="json",
         accept_content=["json"],
