@@ -225,7 +225,8 @@ def test_killed_at_random_points_it_completes_one_at_a_time_from_its_checkpoints
         if reached is not None:
             lost.append(reached - one["step"])
     assert lost, "nothing was resumed"
-    assert max(lost) <= LOOK, f"steps done again after each kill: {lost}"
+    # another machine knows of a checkpoint only once it is stored, which takes as long as a few of these tiny steps
+    assert max(lost) < 2 * LOOK, f"steps done again after each kill: {lost}"
     assert max(one["step"] for one in seen if one["what"] == "look") == steps
     row = classroom.one(db, training_id)
     assert row is not None
