@@ -71,7 +71,9 @@ def test_a_person_comes_in_by_name_and_password(web: Web) -> None:
     assert client.get("/v1/me").get_json() == {"actor": "user:ann", "role": "operator", "inboxes": []}
 
 
-@pytest.mark.parametrize(("name", "password"), [("ann", "incorrect horse"), ("ann", ""), ("nobody", PASSWORD), ("", ""), ("ann\0", PASSWORD)])
+@pytest.mark.parametrize(
+    ("name", "password"), [("ann", "incorrect horse"), ("ann", ""), ("nobody", PASSWORD), ("", ""), ("ann\0", PASSWORD)]
+)
 def test_whoever_is_wrong_learns_nothing(web: Web, name: str, password: str) -> None:
     refused = log_in(web, name, password)
     assert refused.status_code == 401

@@ -24,6 +24,7 @@ from tests.fixtures.web import SECRET_KEY, Web
 
 SEED = 20_261_126
 EXAMPLES = 200 if LONG else 3
+KINDS = [(kind, mode) for kind in ("sqlite", "postgresql") for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)]
 KEY = "the bootstrap key of these tests"
 
 
@@ -51,7 +52,7 @@ def operations(web: Web) -> Iterator[Any]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["as described", "not as described"])
+@pytest.mark.parametrize(("db_url", "mode"), KINDS if LONG else KINDS[::3], indirect=["db_url"], ids=lambda one: getattr(one, "value", one))
 def test_no_request_makes_the_server_fail(web: Web, mode: GenerationMode) -> None:
     tried = 0
     for operation in operations(web):
