@@ -60,7 +60,8 @@ def run(launch: Launch, command: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
     for words, environment in commands(launch, command, os.environ):
-        started = subprocess.Popen(words, env=environment, preexec_fn=tether.tie)
+        # Ctrl-C at a terminal is for this process, which has them stop in order; mpirun would end its ranks
+        started = subprocess.Popen(words, env=environment, preexec_fn=tether.tie, start_new_session=True)
         living[started.pid] = started
     if asked:  # before there was anybody to hear it
         send(STOP)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -138,7 +138,10 @@ def train(options: tuple[str, ...]) -> None:
         from pipeline.training import fit
 
         launch, rest = _launch(options)
-        code = fit.main(rest) if launch is None else subprocess.call(command_of(launch, rest), env=environment_of(launch))
+        if launch is not None:  # in this one's place, so that it hears the signals
+            command = command_of(launch, rest)
+            os.execve(command[0], command, environment_of(launch))  # noqa: S606
+        code = fit.main(rest)
     raise click.exceptions.Exit(code)
 
 
