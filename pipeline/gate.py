@@ -142,7 +142,7 @@ def _measured(
         verdict={Outcome.PROMOTED: "passed", Outcome.WAITING: "waits for a person", Outcome.REFUSED: "refused"}[outcome],
         sentences=[(check.passed, check.sentence) for check in checks],
         margins=(settings.gate_auc_margin, settings.gate_tpr_margin),
-        group_limit=found.false_positives[0] + settings.gate_group_margin,
+        group_limit=_group_limit(found, settings),
         names=(f"candidate {candidate.card.version}", "no champion" if named is None else f"champion {named[1]}"),
     )
     figures = json.loads(json.dumps({key: value for key, value in asdict(found).items() if key != "curves"}))
@@ -167,11 +167,12 @@ def _measured(
 def judged(found: Trial, settings: Settings) -> list[Check]:
     """What a trial says of the first four things that have to hold."""
     ece, false = found.ece[0], found.false_positives
-    limit = false[0] + settings.gate_group_margin
-    beyond = {name: rate for name, (_, rate, _) in found.groups.items() if rate > limit}
+    limit = _group_limit(found, settings)
+    everybody = {"everybody": (found.photographs, *false)}
+    beyond = {name: rate for name, (_, rate, _) in {**everybody, **found.groups}.items() if rate > limit}
     groups = (
         f"Real faces are called manipulated in {_percent(false[0])} of all judgements; "
-        + (f"more than {_percent(limit)} of the group " + ", ".join(f"{n} ({_percent(r)})" for n, r in beyond.items()) if beyond else "")
+        + (f"more than {_percent(limit)} of " + ", ".join(f"{n} ({_percent(r)})" for n, r in beyond.items()) if beyond else "")
         + ("" if beyond else f"no group of people is above {_percent(limit)}")
         + "."
     )
@@ -207,6 +208,12 @@ def _not_lower(name: str, what: str, found: Difference, margin: float, shown: Ca
     if found.low < -margin:
         return Check(name, False, f"{said}, but too uncertain: {at_worst}, where {shown(margin)} is accepted.")
     return Check(name, True, f"{said}: {at_worst}, where {shown(margin)} is accepted.")
+
+
+def _group_limit(found: Trial, settings: Settings) -> float:
+    # a candidate that calls everybody manipulated must not raise the bar for its groups
+    mine, before = found.false_positives
+    return (mine if before is None else min(mine, before)) + settings.gate_group_margin
 
 
 def _percent(value: float) -> str:

@@ -170,6 +170,7 @@ EVEN = Trial(FLAT, FLAT, {}, (0.1, 0.1), (0.02, 0.02), {"gender: female": (12, 0
         (replace(EVEN, tpr=Difference(0.10, 0.2, -0.1, -0.14, -0.01)), ["tpr"]),
         (replace(EVEN, tpr=Difference(0.20, 0.2, 0.0, -0.2, 0.2)), ["tpr"]),
         (replace(EVEN, ece=(0.16, 0.1)), ["ece"]),
+        (replace(EVEN, false_positives=(0.08, 0.02)), ["groups"]),
         (replace(EVEN, groups={"gender: female": (12, 0.08, 0.02)}), ["groups"]),
     ],
 )
