@@ -18,6 +18,8 @@ from workers.place import Place
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = sorted((ROOT / "docker" / "requirements").glob("*.txt"))
 README = ROOT / "README.md"
+GUIDES = sorted((ROOT / ".readme").glob("*.md"))
+SETTINGS = ROOT / ".readme" / "settings.md"
 ENV_EXAMPLE = ROOT / "docker" / ".env.example"
 
 VARIABLES = {PREFIX + name.upper() for name in Settings.model_fields}
@@ -39,7 +41,7 @@ def named_variables(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "path",
-    [README, ENV_EXAMPLE, ROOT / "Makefile", ROOT / ".ci" / "run", *sorted(p for p in (ROOT / "docker").glob("*") if p.is_file())],
+    [README, *GUIDES, ENV_EXAMPLE, ROOT / "Makefile", ROOT / ".ci" / "run", *sorted(p for p in (ROOT / "docker").glob("*") if p.is_file())],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_every_variable_named_in_the_papers_is_a_setting(path: Path) -> None:
@@ -58,8 +60,8 @@ def test_the_example_environment_shows_the_defaults() -> None:
     assert from_environment({name: value.strip('"') for name, value in shown.items()}) == Settings()
 
 
-def test_the_settings_table_of_the_readme_has_every_setting_with_its_default() -> None:
-    rows = dict(re.findall(rf"^\| `({PREFIX}\w+)` \| ([^|]*?) \|", README.read_text(), re.MULTILINE))
+def test_the_settings_guide_has_every_setting_with_its_default() -> None:
+    rows = dict(re.findall(rf"^\| `({PREFIX}\w+)` \| ([^|]*?) \|", SETTINGS.read_text(), re.MULTILINE))
 
     assert rows.keys() == VARIABLES
     for variable, said in rows.items():
@@ -68,9 +70,23 @@ def test_the_settings_table_of_the_readme_has_every_setting_with_its_default() -
         assert said == expected, variable
 
 
+def papers() -> str:
+    """The README and its guides."""
+    return "\n".join(path.read_text() for path in (README, *GUIDES))
+
+
+def test_the_guides_are_found_from_the_readme_and_their_links_lead_somewhere() -> None:
+    linked = {README: set(), **{guide: set() for guide in GUIDES}}
+    for paper, targets in linked.items():
+        targets |= {(paper.parent / name).resolve() for name in re.findall(r"\]\((?!https?:|#)([^)#]+)\)", paper.read_text())}
+
+    assert set(GUIDES) <= linked[README]
+    assert [str(target) for targets in linked.values() for target in targets if not target.exists()] == []
+
+
 def test_every_make_target_the_readme_names_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"(?:^|`)make ([a-z]+)", README.read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", papers(), re.MULTILINE))
 
     assert named, "the README names no target"
     assert named - targets == set()
@@ -79,7 +95,7 @@ def test_every_make_target_the_readme_names_exists() -> None:
 def test_every_command_the_readme_names_exists() -> None:
     from workers.cli import main
 
-    named = set(re.findall(r"(?:^|[`/ ])unmask ([a-z]+)(?: ([a-z]+))?", README.read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^|[`/ ])unmask ([a-z]+)(?: ([a-z]+))?", papers(), re.MULTILINE))
     unknown = set()
     for command, sub in named:
         found = main.commands.get(command)
