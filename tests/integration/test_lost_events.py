@@ -43,10 +43,11 @@ def test_the_listing_finds_every_upload_whose_event_was_dropped(
     stores: Stores, s3_settings: Settings, store: Storage, db: Database, woken: list[str], long: bool
 ) -> None:
     # The server that posts notifications was told of one bucket at its start.
-    settings = s3_settings.model_copy(update={"inbox_bucket": stores.settings.inbox_bucket})
     count = 1000 if long else 100
     chance = random.Random(SEED)
     folder = f"{db.engine.dialect.name}-{chance.randrange(16**6):x}"
+    # Other tests leave their uploads in the same bucket.
+    settings = s3_settings.model_copy(update={"inbox_bucket": stores.settings.inbox_bucket, "inbox_prefix": f"{folder}/"})
     keys = [f"{folder}/{number}/{chance.choice(STRANGE)}.jpg" for number in range(count)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: store.put(settings.inbox_bucket, key, key.encode(), "image/jpeg"), keys))
