@@ -352,6 +352,25 @@ def test_images_go_into_ones_own_inbox(house: House) -> None:
     assert len(house.web.client.get("/v1/jobs", headers=bound).get_json()["jobs"]) == 3
 
 
+def test_whoever_has_several_inboxes_chooses_one_on_the_page(house: House) -> None:
+    import io
+
+    users.add(house.web.db, "reviewer-two", PASSWORD, Role.REVIEWER, inboxes=["north", "south"], actor="cli")
+    with house.web.db.write() as session:
+        session.add(InboxRow(name="shut", bucket="shut", enabled=False, created_at=0.0))
+    offered = {
+        inbox: re.findall(
+            r'<option value="(default|north|south|shut)">', house.client(Role.REVIEWER, inbox).get("/").get_data(as_text=True)
+        )
+        for inbox in ("", "north", "two")
+    }
+    assert offered == {"": ["default", "north", "south"], "north": [], "two": ["north", "south"]}
+    page = house.client(Role.REVIEWER, "two")
+    assert page.post("/upload", data={"csrf": "token", "inbox": "south", "file": (io.BytesIO(jpeg()), "a.jpg")}).status_code == 303
+    assert page.post("/upload", data={"csrf": "token", "file": (io.BytesIO(jpeg()), "a.jpg")}).status_code == 422
+    assert {bucket for bucket, _ in house.web.store.objects} == {"south"}
+
+
 def test_an_object_of_another_inbox_is_not_there_either(house: House) -> None:
     with house.web.db.write() as session:
         session.add(InboxRow(name="cellar", bucket="north", prefix="cellar/", created_at=0.0))

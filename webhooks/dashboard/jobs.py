@@ -12,7 +12,7 @@ from flask import Response, make_response, redirect, render_template, request, u
 from sqlalchemy import func, select
 from werkzeug.wrappers import Response as AnyResponse
 
-from pipeline import feedback, inquiry, registry
+from pipeline import feedback, inboxes, inquiry, registry
 from pipeline.card import Card, ModelError
 from pipeline.database import Database, JobRow
 from pipeline.jobs import Queue, Status, Verdict, new_id
@@ -67,7 +67,13 @@ def allow_many() -> None:
 def index() -> str:
     """All jobs, newest first, with the counts on top."""
     filters = Filters.of_request()
-    return render_template("jobs.html", filters=filters, **_list(here(), filters))
+    return render_template("jobs.html", filters=filters, places=_places(here()), **_list(here(), filters))
+
+
+def _places(context: Context) -> list[str]:
+    """The inboxes that whoever looks may put images into."""
+    among = inboxes.directory(context.settings, context.database).inboxes
+    return [inbox.name for inbox in among if inbox.enabled and principal().may_see(inbox.name)]
 
 
 @blueprint.get("/fragments/jobs")
