@@ -11,6 +11,7 @@ from tests.faults.house import House, until
 from tests.faults.outcome import drained, percentile
 from tests.faults.pictures import portrait
 from tests.faults.proxy import PASS, Spoil
+from workers.scratch import PIXELS
 
 TRANSIENT = {
     "5xx": Spoil("status", 503, 0.3),
@@ -97,8 +98,9 @@ def store_replaced(house: House, n: int, seed: int) -> dict[str, Any]:
         order = house.order("classified", "sleep", key, amount=1.0)
         house.put(key, portrait(number, tinted=False))
         until(lambda order=order: house.taken(order), "the judgement", 60)  # type: ignore[misc]
-        for copy in house.settings.scratch_dir.glob("*"):
-            copy.unlink(missing_ok=True)
+        for folder in (house.settings.scratch_dir, house.settings.scratch_dir.with_name(PIXELS)):
+            for copy in folder.glob("*"):
+                copy.unlink(missing_ok=True)
         house.put(key, portrait(1000 + number, tinted=True))
     until(lambda: len(_rows(house, keys)) == 2 * n and all(job.finished_at for job in _rows(house, keys)), "the end of all", 120)
     rows = _rows(house, keys)
