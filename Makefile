@@ -19,7 +19,7 @@ up: serve-environment ## start the whole stack on this machine; Ctrl-C drains an
 	@.venv/bin/unmask up $(ARGS)
 
 test: dev-environment sqs-environment ## run all tests (one file or name: make test ARGS="-k ledger")
-	@$(DEV)/python -m pytest $(ARGS)
+	@$(DEV)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: lint types containers unit ## run what must be green before a commit: lint, types, container files, layering and unit tests
 

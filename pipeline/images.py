@@ -10,6 +10,7 @@ import hashlib
 import io
 import warnings
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -26,9 +27,11 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from pipeline import formats, png
+from pipeline import formats
 from pipeline.jobs import Pixels
-from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 # Imported, each registers itself with Pillow; left to itself Pillow would import every plugin it has.
 _PLUGINS = (AvifImagePlugin, BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
@@ -130,6 +133,8 @@ def resize(pixels: Pixels, width: int, height: int) -> Pixels:
 
 def encode_png(pixels: Pixels, level: int) -> bytes:
     """A PNG of (h, w, 3) pixels and nothing else; the same bytes every time. `level` 0 (fast, large) to 9."""
+    from pipeline import png  # who only reads pictures, to train on another machine, need not have its library
+
     return png.encode(pixels, level)
 
 

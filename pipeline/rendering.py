@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -12,7 +13,9 @@ from pipeline import facenets
 from pipeline.facenets import MESH_SCORE, Floats
 from pipeline.images import resize
 from pipeline.jobs import Box, Pixels
-from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 EYE_RIGHT, EYE_LEFT = 33, 263
 """The outer corners of the eyes on the left and the right of the picture."""

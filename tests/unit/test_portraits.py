@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,8 @@ from pipeline.images import Limits, read
 from pipeline.jobs import Pixels
 from pipeline.settings import Settings
 from pipeline.training import portraits
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -58,3 +62,19 @@ def test_the_manifest_hangs_on_photographs_splits_and_identities_and_not_on_orde
     found = portraits.load(folder)
     assert portraits.manifest(found) == portraits.manifest(found[::-1])
     assert portraits.manifest(found) != portraits.manifest(found[:1])
+
+
+def test_with_facts_a_machine_makes_pairs_that_has_numpy_opencv_and_pillow_only(folder: Path) -> None:
+    """A borrowed accelerator rarely has more; what it lacks must not be needed by the way."""
+    facts = folder / "facts.npz"
+    portraits.load(folder, facts=facts)
+    missing = ["pydantic", "isal", "sqlalchemy", "openvino", "mediapipe", "boto3", "h5py", "tensorflow", "celery", "flask"]
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        f"sys.modules.update(dict.fromkeys({missing}))\n"
+        "from pipeline.training import examples, metrics, portraits\n"
+        f"people = portraits.load(Path({str(folder)!r}), facts=Path({str(facts)!r}))\n"
+        "print(examples.pair(people, 1, 1, examples.Recipe(size=64)).fake.shape)\n"
+    )
+    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.stdout == "(64, 64, 3)\n", made.stderr
