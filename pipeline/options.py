@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 STAGES = r"\d{2,4}:(\d+(\.\d*)?|\.\d+):(\d+(\.\d*)?|\.\d+)(e-?\d+)?(,\d{2,4}:(\d+(\.\d*)?|\.\d+):(\d+(\.\d*)?|\.\d+)(e-?\d+)?)*"
+MODEL = r"([A-Za-z0-9][A-Za-z0-9._-]{0,127}/)?[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 CHAMPION = "champion"
 OF_RELEASE = frozenset(("street", "grid"))
 OF_WORKER = frozenset(("start",))
@@ -31,8 +32,10 @@ class Options(BaseModel):
 
     hours: float | None = Field(None, gt=0, le=24 * 30, description="How long to train; not with `steps`")
     steps: int | None = Field(None, ge=1, le=100_000_000, description="How many steps in all; not with `hours`")
-    start: Literal["champion"] | None = Field(
-        None, description="`champion`: go on from the weights of the model that judges now; else anew"
+    start: str | None = Field(
+        None,
+        max_length=260,
+        description="Go on from the weights of the model that judges now (`champion`), or of a published VERSION or NAME/VERSION",
     )
     preset: Literal["scratch", "lars-imagenet"] | None = None
     stages: str | None = Field(None, max_length=500, description="crop size:share:learning rate, …")
@@ -59,6 +62,13 @@ class Options(BaseModel):
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
     street: int | None = Field(None, ge=0, le=100_000, description="Augmented validation faces that thresholds are also measured on")
     grid: bool | None = Field(None, description="Also measure compression and small sizes")
+
+    @field_validator("start")
+    @classmethod
+    def _named(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(MODEL, value):
+            raise ValueError("takes champion, or a published version as VERSION or NAME/VERSION")
+        return value
 
     @field_validator("stages")
     @classmethod

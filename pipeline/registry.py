@@ -35,6 +35,7 @@ __all__ = [
     "card",
     "champion",
     "fetch",
+    "find",
     "install_starter",
     "nominate",
     "promote",
@@ -205,6 +206,19 @@ def versions(database: Database) -> list[Version]:
             known = tuple(aliases.get((row.name, row.version), ()))
             found.append(Version(Card.model_validate(row.card), row.created_at, known, bool(row.signature)))
         return found
+
+
+def find(database: Database, said: str) -> tuple[str, str]:
+    """Name and version of the published model that somebody calls VERSION or NAME/VERSION. Raises ModelError if it is none, or several."""
+    name, _, version = said.rpartition("/")
+    with database.read() as session:
+        names = session.scalars(select(ModelRow.name).where(ModelRow.version == version).order_by(ModelRow.name)).all()
+    found = [one for one in names if name in ("", one)]
+    if len(found) > 1:
+        raise ModelError(f"Several models have a version {version}: write {' or '.join(f'{one}/{version}' for one in found)}.")
+    if not found:
+        raise ModelError(f"No model {said} is published: `unmask models list` shows those that are.")
+    return found[0], version
 
 
 def nominate(database: Database, name: str, version: str) -> None:

@@ -44,6 +44,8 @@ AGAIN_S = 5.0
 """After how long a database or store that did not answer is asked again."""
 ORPHANS_S = 20.0
 """How long the trainer of a worker that died may take to vanish."""
+HOLD_S = 30.0
+"""How long a trainer waits with a checkpoint for our word that it is stored, before it goes on without."""
 NICE = 10
 """A trainer on the CPU lets everything else on the machine go first."""
 RESULTS = ("weights.h5", "training.json", "curve.json", "curve.png")
@@ -122,7 +124,7 @@ class Course:
     def _further_here(self, kept: Mapping[str, Any]) -> bool:
         """Whether this folder has a later checkpoint than was stored: a worker that died here had no time to."""
         here = keeping.position(self.folder) if self._claim.phase == "train" else None
-        return here is not None and here >= (int(kept.get("stage", 0)), int(kept.get("step", 0)))
+        return here is not None and here >= _place(kept)
 
     def _material(self) -> material.Material:
         settled = self._claim.settled
@@ -134,11 +136,12 @@ class Course:
 
     def _start(self) -> list[str]:
         """The weights to go on from, by a name that is the same on every worker: it is part of what a checkpoint belongs to."""
-        if self._claim.params.get("start") != options.CHAMPION:
+        start = self._claim.params.get("start")
+        if start is None:
             return []
         settled = self._claim.settled
         if "start_version" not in settled:
-            name, version = registry.champion(self._db)
+            name, version = registry.champion(self._db) if start == options.CHAMPION else registry.find(self._db, start)
             self._settle(start_name=name, start_version=version)
             settled = {"start_name": name, "start_version": version}
         source = registry.fetch(self._db, self._storage, self._settings, settled["start_name"], settled["start_version"]) / "weights.h5"
@@ -157,16 +160,20 @@ class Course:
     def _train(self, found: material.Material) -> None:
         group = self._lease.group
         launch = Launch(group, self._settings.train_launcher, self._python, self._settings.device_root)
+        kept, here = self._claim.checkpoint, keeping.position(self.folder)
+        stored = kept is not None and here == _place(kept)
         progress = self.folder / "progress.jsonl"
-        progress.unlink(missing_ok=True)
+        if here is None or stored:  # else it tells of steps that only this machine knows of
+            progress.unlink(missing_ok=True)
         told = [
-            *launching.trainer(self.folder, progress=progress, bf16=self._settings.train_bf16),
+            *launching.trainer(self.folder, progress=progress, bf16=self._settings.train_bf16, hold_s=HOLD_S),
             *found.arguments(),
             *("--facts", str((self._settings.trainings_dir / "faces.npz").absolute())),
             *self._start(),
             *options.arguments(self._claim.params, hours=self._settings.train_hours),
         ]
-        self._mark = keeping.mark_of(self.folder) if self._claim.checkpoint is not None else None
+        self._mark = keeping.mark_of(self.folder) if stored else None
+        self._look()  # what a worker that died here had no time to store is stored before there are more steps
         outcome = self._watched(
             launching.command_of(launch, told),
             launching.environment_of(launch, self._environment()),
@@ -185,27 +192,32 @@ class Course:
         A database or a store that does not answer keeps nobody from training: it is tried again. How long we may go on without the
         database is the hold's business.
         """
-        self._untold += (lines := self._lines())
-        if lines:
+        wait = time.monotonic() < self._not_before and not last
+        held = None if wait else self._another_checkpoint()
+        self._untold += (lines := self._lines())  # after that: what led to a checkpoint is kept before it is
+        if lines or held is not None:
             self._heard = time.monotonic()
         self._hold.check()
-        if time.monotonic() < self._not_before and not last:
+        if wait:
             return
         try:
             if not trainings.told(self._db, self._claim, self._untold):
                 self._hold.lost.set()
                 self._hold.check()
             self._untold = []
-            mark = keeping.mark_of(self.folder)
-            if mark is not None and mark != self._mark and (held := keeping.snapshot(self.folder)) is not None:
-                self._heard = time.monotonic()
+            if held is not None:
                 self._store(held.folder, CHECKPOINT_FILES, f"{held.stage}-{held.step}", stage=held.stage, step=held.step)
                 self._mark = held.mark
+                keeping.acknowledge(self.folder, held)
         except (SQLAlchemyError, StorageError) as error:
             if last or getattr(error, "permanent", False):
                 raise
             log.warning("training %s: %s", self._claim.training_id, error)
             self._not_before = time.monotonic() + AGAIN_S
+
+    def _another_checkpoint(self) -> keeping.Snapshot | None:
+        mark = keeping.mark_of(self.folder)
+        return None if mark is None or mark == self._mark else keeping.snapshot(self.folder)
 
     def _lines(self) -> list[dict[str, Any]]:
         try:
@@ -336,6 +348,11 @@ class Course:
                 return "\n".join(file.read().decode(errors="replace").splitlines()[-LAST_LINES:])
         except FileNotFoundError:
             return ""
+
+
+def _place(kept: Mapping[str, Any]) -> tuple[int, int]:
+    """Stage and step of a checkpoint that is kept."""
+    return int(kept.get("stage", 0)), int(kept.get("step", 0))
 
 
 def version_of(claim: Claim) -> str:

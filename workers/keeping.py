@@ -110,6 +110,13 @@ def store(storage: Storage, settings: Settings, prefix: str, folder: Path, names
     return hashes
 
 
+def acknowledge(folder: Path, held: Snapshot) -> None:
+    """Tell the trainer in a folder that this checkpoint of it is stored: it may be waiting for that."""
+    from pipeline.training import checkpoint
+
+    checkpoint.acknowledge(folder, held.stage, held.step)
+
+
 def restore(storage: Storage, settings: Settings, kept: Mapping[str, Any], folder: Path) -> None:
     """Bring what was kept into a folder, all of it or nothing; files that are there already are not fetched.
 

@@ -13,6 +13,9 @@ SIGTERM to that process: every rank ends at the same step, rank 0 leaves a check
 command in the same folder, or in another folder of another machine that holds the files of `CHECKPOINT_FILES`, goes on bit for
 bit. With `--resume` it is an error when there is no checkpoint. When the process is killed, its ranks end as well.
 
+With `--hold-s SECONDS` it goes on from a checkpoint only when `stored.json` in the folder names its stage and step (see
+`pipeline.training.checkpoint.acknowledge`), or after those seconds: so no more than one interval is ever done again elsewhere.
+
 Exit codes: 0 done (`weights.h5`, `training.json`, `curve.json` are in the folder), 75 stopped and resumable, 1 may work again,
 2 wrong settings, data or machine, 134 or a negative number: died. `outcome_of` says what that means in one sentence.
 
@@ -79,11 +82,13 @@ class Outcome:
     permanent: bool = False
 
 
-def trainer(folder: Path, *, progress: Path | None = None, resume: bool = False, bf16: str = "auto") -> list[str]:
+def trainer(folder: Path, *, progress: Path | None = None, resume: bool = False, bf16: str = "auto", hold_s: float = 0.0) -> list[str]:
     """Arguments of the trainer that concern how, not what, it trains; the others are those of `pipeline.training.fit`."""
     arguments = ["--out", str(folder), "--bf16", bf16]
     if progress is not None:
         arguments += ["--progress", str(progress)]
+    if hold_s:
+        arguments += ["--hold-s", f"{hold_s:g}"]
     return [*arguments, "--resume"] if resume else arguments
 
 

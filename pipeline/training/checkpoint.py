@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 FILE = "checkpoint.npz"
+STORED = "stored.json"
+"""Beside it: which checkpoint whoever started the trainer has stored elsewhere."""
 _FACTS = "facts"
 
 
@@ -68,3 +70,19 @@ def load(folder: Path, plan: str) -> tuple[Progress, dict[str, list[npt.NDArray[
     if progress.plan != plan:
         raise CheckpointError(f"{path} belongs to a training with other settings. Choose another folder, or delete it to start again.")
     return progress, arrays
+
+
+def acknowledge(folder: Path, stage: int, step: int) -> None:
+    """Say that the checkpoint of this stage and step is stored where others find it, too; a trainer may be waiting for that."""
+    temporary = folder / f".{STORED}.{os.getpid()}"
+    temporary.write_text(json.dumps({"stage": stage, "step": step}))
+    temporary.replace(folder / STORED)
+
+
+def acknowledged(folder: Path) -> tuple[int, int]:
+    """Stage and step of the last checkpoint that is said to be stored; (-1, -1): none is."""
+    try:
+        said = json.loads((folder / STORED).read_text())
+        return int(said["stage"]), int(said["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1, -1

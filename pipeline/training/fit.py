@@ -96,6 +96,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--progress", type=Path, help="append the lines of progress to this file instead of standard output")
     add("--resume", action="store_true", help="go on from the checkpoint in --out, and fail if there is none")
     add("--save-s", type=float, default=SAVE_S, help="seconds between two checkpoints at most")
+    add("--hold-s", type=float, default=0.0, help="seconds that a checkpoint waits at most for stored.json to say that it is stored")
     add("--tied", action="store_true", help="end when the parent process does")
     add("--self-blended", type=float, default=Recipe.self_blended, help="share of the fakes")
     add("--face-swap", type=float, default=Recipe.face_swap, help="share of the fakes")
@@ -182,6 +183,7 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
         start = hashlib.sha256(chosen.weights.read_bytes()).hexdigest() if chosen.weights else None
         identity = f"{manifest} {other} {recipe(0)} {chosen.data_share} {start}"
         settled: dict[str, Any] = {"rank": rank, "epoch": len(people["train"]), "save_s": chosen.save_s, "identity": identity}
+        settled["hold_s"] = chosen.hold_s
         trainer = Trainer(plan(chosen, rank.policy), chosen.out, build, batches, validation, progress.tell, stopping.is_set, **settled)
         done = trainer.run()
     if done and rank.first:

@@ -34,6 +34,7 @@ Told = Callable[[dict[str, Any]], None]
 """Takes one line of progress."""
 CALM_S = 1.0
 SAVE_S = 120.0
+HOLD_LOOK_S = 0.02
 
 
 @dataclass
@@ -50,6 +51,8 @@ class Trainer:
         rank: this process's part.
         epoch: reals that there are to learn from, for counting; 0: unknown.
         save_s: seconds after which there is a new checkpoint, however far apart the looks are.
+        hold_s: seconds that a checkpoint waits at most for being stored elsewhere (`checkpoint.acknowledge`) before there are more
+            steps that only this machine knows of; 0: it does not wait.
     """
 
     plan: Plan
@@ -63,6 +66,7 @@ class Trainer:
     rank: Rank = field(default_factory=Rank)
     epoch: int = 0
     save_s: float = SAVE_S
+    hold_s: float = 0.0
     _began: float = field(default=0.0, repr=False)
 
     def run(self) -> bool:
@@ -161,6 +165,8 @@ class _Stage:
             enough, stop, due = map(bool, self.rank.agree(enough, self.trainer.stopping(), due))
             if looked or stop or due:
                 self._save([] if looked else losses, steps, speed)
+                if not stop:
+                    self._hold()
                 losses, saved = [], time.monotonic()
             if enough:
                 break
@@ -279,3 +285,12 @@ class _Stage:
         state = [np.asarray(variable) for variable in self._state()]
         checkpoint.save(self.trainer.folder, self.progress, {"weights": self.model.get_weights(), "state": state})
         self.trainer.say({**self._line("checkpoint", steps, speed), "file": checkpoint.FILE})
+
+    def _hold(self) -> None:
+        """Wait until the checkpoint is stored; if that takes too long, the store is away, and training goes on without."""
+        if not self.rank.first:  # the others wait for it in the next step
+            return
+        until = time.monotonic() + self.trainer.hold_s
+        here = (self.number, self.progress.step)
+        while time.monotonic() < until and checkpoint.acknowledged(self.trainer.folder) < here and not self.trainer.stopping():
+            time.sleep(HOLD_LOOK_S)

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from itertools import pairwise
@@ -126,7 +127,7 @@ def place(s3_settings: Settings, small_python: Path, sqlite_url: str, tmp_path: 
         update={
             "database_url": sqlite_url,
             "train_python": str(small_python),
-            "lease_s": 3.0,
+            "lease_s": 2.0,
             "train_retry_s": 0.1,
             "wake_after_s": 1.0,
             "train_max_attempts": 100,
@@ -181,6 +182,7 @@ def test_killed_at_random_points_it_completes_one_at_a_time_from_its_checkpoints
     kills = 20 if long else 3
     seed = int(os.environ.get("TEST_SEED", time.time_ns() % 10**6))
     print(f"seed {seed}")
+    began = time.monotonic()
     rng = random.Random(seed)
     targets = ["trainer", "worker", "both", *(rng.choice(["trainer", "worker", "child", "both"]) for _ in range(kills - 3))]
     rng.shuffle(targets)
@@ -225,8 +227,7 @@ def test_killed_at_random_points_it_completes_one_at_a_time_from_its_checkpoints
         if reached is not None:
             lost.append(reached - one["step"])
     assert lost, "nothing was resumed"
-    # another machine knows of a checkpoint only once it is stored, which takes as long as a few of these tiny steps
-    assert max(lost) < 2 * LOOK, f"steps done again after each kill: {lost}"
+    assert max(lost) <= LOOK, f"steps done again after each kill: {lost}"
     assert max(one["step"] for one in seen if one["what"] == "look") == steps
     row = classroom.one(db, training_id)
     assert row is not None
@@ -236,8 +237,12 @@ def test_killed_at_random_points_it_completes_one_at_a_time_from_its_checkpoints
     assert points == list(range(LOOK, steps + 1, LOOK)), "every look is on the curve, once"
     with db.read() as session:
         assert session.scalar(select(CardLeaseRow.card).where(CardLeaseRow.lease_until > now())) is None
-    assert list(Storage(place.settings).listing(place.settings.models_bucket, keeping.home(training_id))) == []
-    print(f"{kills} kills: {killed}; runs {row.runs}; steps done again {lost}")
+    store, home = Storage(place.settings), keeping.home(training_id)
+    wait_until(lambda: not list(store.listing(place.settings.models_bucket, home)), "all that was kept of it to go", seconds=30)
+    kinds = Counter(target for target, _ in killed)
+    print(f"seed {seed}, {kills} kills {dict(kinds)}: {killed}")
+    took = time.monotonic() - began
+    print(f"completed in {took:.0f} s and {row.runs} runs, never two at once; steps done again {lost}, at most {max(lost)}")
 
 
 def test_a_worker_that_is_asked_to_end_leaves_a_checkpoint_and_another_goes_on(place: Workplace, db: Database, few_faces: Path) -> None:

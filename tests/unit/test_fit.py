@@ -103,6 +103,30 @@ class TestTrainer:
         assert _without_clock(straight[0].curve) == _without_clock(broken[0].curve)
         assert (tmp_path / "straight/weights.h5").read_bytes() == (tmp_path / "broken/weights.h5").read_bytes()
 
+    def test_a_checkpoint_waits_until_it_is_said_to_be_stored(self, tmp_path: Path) -> None:
+        pytest.importorskip("tensorflow")
+        told: list[dict[str, Any]] = []
+        waited: dict[int, int] = {}
+        trainer = _trainer(tmp_path, tell=told.append)
+
+        def asked() -> bool:
+            if told and told[-1]["event"] == "checkpoint":
+                number = len([line for line in told if line["event"] == "checkpoint"])
+                waited[number] = waited.get(number, 0) + 1
+                checkpoint.acknowledge(tmp_path, told[-1]["stage"], told[-1]["step"] - (waited[number] < 20))
+            return False
+
+        trainer.stopping, trainer.hold_s = asked, 600.0
+        assert trainer.run()
+        assert len(waited) == 5
+        assert min(waited.values()) >= 20, "the word about an earlier step is not enough, and steps alone ask four times"
+
+    def test_where_nobody_says_so_it_goes_on_after_a_while(self, tmp_path: Path) -> None:
+        pytest.importorskip("tensorflow")
+        trainer = _trainer(tmp_path)
+        trainer.hold_s = 0.01
+        assert trainer.run()
+
     def test_it_learns_and_its_best_weights_are_kept(self, tmp_path: Path) -> None:
         pytest.importorskip("tensorflow")
         told: list[dict[str, Any]] = []

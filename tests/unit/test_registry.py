@@ -277,6 +277,19 @@ def test_versions_newest_first_with_their_aliases(
     assert [(one.card.version, one.aliases) for one in found] == [("2", ()), ("1", ("champion",))]
 
 
+def test_a_version_is_found_by_what_people_call_it(
+    database: Database, store: MemoryStorage, settings: Settings, published: Card, tmp_path: Path
+) -> None:
+    assert registry.find(database, "1") == registry.find(database, "green/1") == ("green", "1")
+    registry.publish(database, store, settings, write_model(tmp_path / "blue", name="blue"))
+    assert registry.find(database, "blue/1") == ("blue", "1")
+    with pytest.raises(ModelError, match="Several models have a version 1: write blue/1 or green/1"):
+        registry.find(database, "1")
+    for unknown in ("2", "red/1"):
+        with pytest.raises(ModelError, match=f"No model {unknown} is published"):
+            registry.find(database, unknown)
+
+
 # the starter
 
 

@@ -27,6 +27,11 @@ def test_one_that_says_no_length_trains_as_long_as_the_settings_say() -> None:
     assert options.last_size({}) == 224
 
 
+@pytest.mark.parametrize("start", ["champion", "2026.11.1", "unmask-resnet50/2026.11.1"])
+def test_it_goes_on_from_the_champion_or_from_any_version(start: str) -> None:
+    assert options.parsed([f"start={start}"]) == {"start": start}
+
+
 def test_every_option_is_one_of_the_trainer_or_of_ours(tmp_path: Any) -> None:
     known = vars(fit.parse(["--faces", str(tmp_path), "--out", str(tmp_path), "--steps", "1"])).keys()
     assert options.Options.model_fields.keys() - options.OF_RELEASE - options.OF_WORKER <= known
@@ -49,6 +54,8 @@ def test_where_and_how_it_runs_is_not_to_be_said(name: str) -> None:
         ("stages=32:1:.001 --out=/etc", "option stages"),
         ("optimizer=adam", "option optimizer"),
         ("start=/etc/passwd", "option start"),
+        ("start=../1", "option start"),
+        ("start=a/b/1", "option start"),
         ("hours=nan", "option hours"),
         ("seed=-1", "option seed"),
     ],
