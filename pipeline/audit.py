@@ -16,6 +16,11 @@ noted: ContextVar[int] = ContextVar("noted", default=0)
 """How many deeds this thread or task has noted: by it the web process sees that a request which changed something left a note."""
 
 
+def is_time(name: str) -> bool:
+    """Whether a number of that name in the detail of a deed is a time, in seconds since the epoch."""
+    return name.endswith("_at") or name in ("since", "until")
+
+
 def note(session: Session, actor: str, action: str, subject: str, **detail: Any) -> None:
     """Append a deed. `detail` must be JSON, and never hold a secret."""
     session.execute(insert(AuditRow).values(at=now(), actor=actor[:255], action=action, subject=subject[:255], detail=detail))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,13 +84,14 @@ def test_a_user_is_made_changed_turned_off_and_on(run: Run, db: Database) -> Non
 
 
 def test_what_was_done_is_in_the_audit_without_a_secret(run: Run) -> None:
-    made = json.loads(ok(run("keys", "add", "a", "--role", "viewer", "--json")))
+    made = json.loads(ok(run("keys", "add", "a", "--role", "viewer", "--days", "30", "--json")))
     ok(run("users", "add", "ann", "--role", "viewer", "--password-stdin", typed=PASSWORD + "\n"))
     deeds = json.loads(ok(run("audit", "--json")))
     assert [(deed["actor"], deed["action"], deed["subject"]) for deed in deeds] == [
         ("cli", "user.add", "user:ann"),
         ("cli", "key.add", f"key:{made['id']}"),
     ]
+    assert re.search(r"expires_at: \d{4}-\d\d-\d\d", ok(run("audit"))), "a time reads as one"
     text = ok(run("audit")) + json.dumps(deeds)
     assert PASSWORD not in text
     assert made["key"] not in text

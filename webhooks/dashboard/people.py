@@ -211,8 +211,10 @@ def _details(detail: dict[str, object]) -> Sequence[tuple[str, str]]:
 
 
 def _word(value: object, name: str = "") -> str:
-    if isinstance(value, float) and name.endswith("_at"):
+    if isinstance(value, float) and audit.is_time(name):
         return iso(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
         return ", ".join(f"{name} {_word(part, name)}" for name, part in value.items())
     if isinstance(value, list):

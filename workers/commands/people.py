@@ -214,6 +214,12 @@ def audit(actor: str | None, action: str | None, subject: str | None, limit: int
         return
     made = console.table("Audit", "when", "who", "deed", "subject", "detail")
     for row in rows:
-        detail = ", ".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in row.detail.items())
+        detail = ", ".join(f"{name}: {_said(name, value)}" for name, value in row.detail.items())
         made.add_row(console.local(row.at), escape(row.actor), row.action, escape(row.subject), escape(detail))
     console.console().print(made if rows else "Nothing like that was done.")
+
+
+def _said(name: str, value: object) -> str:
+    if isinstance(value, float) and audits.is_time(name):
+        return console.local(value)
+    return json.dumps(value, ensure_ascii=False)
