@@ -73,7 +73,7 @@ class Listener(ThreadingHTTPServer):
             return
         about = data.get("source", {}).get("key") or data.get("job_id") or data.get("version") or data.get("endpoint_id") or ""
         said = " ".join(str(data[name]) for name in ("verdict", "score", "reason", "message") if data.get(name) is not None)
-        again = f" [yellow](the {times}. time)[/]" if times > 1 else ""
+        again = f" [yellow](time {times})[/]" if times > 1 else ""
         at = time.strftime("%H:%M:%S")
         console.console().print(
             f"{at} [green]verified[/] [bold]{escape(kind)}[/] {escape(str(about))} {escape(said)}{again} [dim]{event_id}[/]"
@@ -157,7 +157,13 @@ def _known(secret: str) -> Iterator[str]:
 def _registered(settings: Settings, url: str, events: tuple[str, ...], inbox: str | None) -> Iterator[str]:
     """The secret of an endpoint that is there for as long as the block runs."""
     wanted = {"url": url, "events": list(events), "inbox": inbox, "description": "unmask listen, for as long as it runs"}
-    made = ask(settings, "POST", "/v1/endpoints", wanted)
+    try:
+        made = ask(settings, "POST", "/v1/endpoints", wanted)
+    except CommandError as error:
+        if "UNMASK_WEBHOOK_ALLOW_" not in str(error):
+            raise
+        both = "UNMASK_WEBHOOK_ALLOW_HTTP=true and UNMASK_WEBHOOK_ALLOW_PRIVATE=true"
+        raise CommandError(f"The stack does not send to this machine: start it with {both}.") from error
     try:
         yield str(made["secret"])
     finally:
