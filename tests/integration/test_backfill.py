@@ -1,15 +1,21 @@
 """Back-fills: every old object gets one job, after kills and beside fresh uploads, whatever the size of the bucket.
 
-The long form lists 100,000 keys, of a listing that is made up page by page: what is measured is the product, not the store.
+The long forms take 100,000 keys: of a listing that is made up page by page, where what is measured is the product and not
+the store, and of a bucket of the real one.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Thread
 
@@ -27,6 +33,7 @@ from pipeline.jobs import Queue, Stage, Status, Upload
 from pipeline.settings import Settings, to_environment
 from pipeline.storage import Storage
 from tests.fixtures.old_objects import Made
+from tests.fixtures.stores import Stores
 from workers import backfilling, upkeep
 from workers.queues import queues
 
@@ -146,6 +153,7 @@ from pathlib import Path
 from pipeline.database import Database
 from pipeline.settings import Settings
 from tests.fixtures.old_objects import Made
+from tests.fixtures.stores import Stores
 from workers import backfilling
 
 def peak_kb():
@@ -185,6 +193,85 @@ def test_a_large_bucket_is_taken_in_little_memory_and_survives_kills(
         print(
             f" [{db.engine.dialect.name}, {count:,} keys: {rate:,.0f} keys per CPU second, "
             f"{(measured['peak_kb'] - measured['before_kb']) / 1000:.1f} MB above {measured['before_kb'] / 1000:.0f} MB] ",
+            end="",
+        )
+
+
+REAL = """
+import json, os, re, signal, sys, time
+from pathlib import Path
+from pipeline.database import Database
+from pipeline.settings import from_environment
+from pipeline.storage import Storage
+from workers import backfilling
+
+url, die_at = sys.argv[1:]
+began, cpu = time.monotonic(), time.process_time()
+
+def peak_kb():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+class Mortal(Storage):
+    def listing(self, *where, **after):
+        for one in super().listing(*where, **after):
+            if one.key == die_at:
+                told()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield one
+
+def told(**more):
+    took = {"wall_s": time.monotonic() - began, "cpu_s": time.process_time() - cpu}
+    print(json.dumps({**took, "peak_kb": peak_kb(), "before_kb": before, **more}), flush=True)
+
+settings, before = from_environment(), peak_kb()
+done = backfilling.run(Database(url), Mortal(settings), settings, "default", window=10**9, send=lambda *_, **__: True)
+told(made=done.made, seen=done.seen)
+"""
+
+
+@pytest.fixture(scope="module")
+def large_bucket(stores: Stores, long: bool) -> Iterator[tuple[Settings, int, float]]:
+    """A bucket of the real store with very many objects of one byte: the settings, how many, and how long the puts took in s."""
+    count = int(os.environ.get("TEST_KEYS", "100000")) if long else 1_500
+    settings = stores.settings.model_copy(update={"inbox_bucket": f"large-{secrets.token_hex(4)}"})
+    store = Storage(settings)
+    store.ensure_bucket(settings.inbox_bucket)
+    began = time.monotonic()
+    with ThreadPoolExecutor(4) as threads:
+        for _ in threads.map(lambda number: store.put(settings.inbox_bucket, _key(number), b"x", "image/jpeg"), range(count)):
+            pass
+    yield settings, count, time.monotonic() - began
+    store.client.delete_bucket(Bucket=settings.inbox_bucket)
+
+
+def _key(number: int) -> str:
+    return f"{number:06d}.jpg"
+
+
+@pytest.mark.timeout(3600)
+def test_a_large_bucket_of_the_real_store_gives_one_job_a_key_through_two_kills(
+    db: Database, db_url: str, large_bucket: tuple[Settings, int, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, count, put_s = large_bucket
+    environment = {**os.environ, **to_environment(settings)}
+    runs = []
+    for die_at in (_key(count // 3), _key(2 * count // 3), ""):
+        command = [sys.executable, "-c", REAL, db_url, die_at]
+        done = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, stdout=subprocess.PIPE, check=False, timeout=3000)
+        assert done.returncode == (-signal.SIGKILL if die_at else 0)
+        runs.append(json.loads(done.stdout))
+
+    assert (runs[-1]["seen"], runs[-1]["made"]) == (count, count)
+    with db.read() as session:
+        found = session.execute(select(func.count(), func.count(JobRow.key.distinct()), func.min(JobRow.key), func.max(JobRow.key))).one()
+    assert tuple(found) == (count, count, _key(0), _key(count - 1))
+    peak, base = max(run["peak_kb"] for run in runs), min(run["before_kb"] for run in runs)
+    assert peak - base < 40_000, "it holds a page, not a bucket"
+    wall, cpu = (sum(run[name] for run in runs) for name in ("wall_s", "cpu_s"))
+    with capsys.disabled():
+        print(
+            f" [{db.engine.dialect.name}, {count:,} keys put in {put_s:.0f} s: {count / wall:,.0f} keys/s, "
+            f"{count / cpu:,.0f} per CPU second, peak {peak / 1000:.0f} MB, {(peak - base) / 1000:.1f} above the start] ",
             end="",
         )
 
