@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pipeline.database import Database
 from pipeline.jobs import Status
 from pipeline.settings import Settings
 from pipeline.tables.training import TrainingRow
+from pipeline.training import checkpoint
 from tests.fixtures.trainings import asked, told_events
 from workers import train, upkeep
 
@@ -160,3 +162,19 @@ def test_it_is_one_of_the_workers_and_never_loads_tensorflow() -> None:
     assert found.stdout.strip() == "[]"
     assert "unmask.train" in train.app.tasks
     assert "unmask.train_upkeep" in upkeep.app.tasks
+
+
+def test_what_a_dead_worker_had_no_time_to_store_is_stored_before_there_is_more(db: Database, trainer: Trainer, faces: str) -> None:
+    training_id, settings = asked(db, dataset=faces), trainer("cat stored.json > found; exit 1")
+    folder = settings.trainings_dir / training_id
+    folder.mkdir(parents=True)
+    checkpoint.save(folder, checkpoint.Progress("of this training", step=7), {})
+    (folder / "progress.jsonl").write_text('{"event": "look", "stage": 0, "step": 7, "loss": 0.5}\n{"event": "st')
+
+    assert train.run(db, settings, training_id) is Status.QUEUED
+
+    assert json.loads((folder / "found").read_text()) == {"stage": 0, "step": 7}, "the trainer was started too soon"
+    kept = row_of(db, training_id).checkpoint
+    assert kept is not None
+    assert (kept["stage"], kept["step"], list(kept["files"])) == (0, 7, ["checkpoint.npz"])
+    assert [point["step"] for point in classroom.curve(db, training_id)] == [7]
