@@ -165,8 +165,10 @@ def collect(db: Database, store: Storage, settings: Settings, *, limit: int = 20
         if row.state == feedback.ACCEPTED:
             try:
                 cut = _cut(db, store, settings, row.job_id, row.face)
-            except (SourceGone, ImageRefused, ValueError) as error:
-                problem = str(error)
+            except (StorageError, ImageRefused, ValueError) as error:
+                if isinstance(error, StorageError) and not error.permanent:
+                    raise
+                problem = str(error)  # one picture that nobody may read any more must not hold up all trainings
         with db.write() as session:
             _take(session, settings, row, cut, problem)
     return len(waiting)
@@ -193,9 +195,9 @@ def surroundings(pixels: Pixels, box: Box) -> Pixels:
 
 
 def _take(session: Session, settings: Settings, row: FaceLabelRow, cut: tuple[str, str] | None, problem: str | None) -> None:
-    known = session.get(FaceLabelRow, (row.job_id, row.face))
-    if known is None or (known.state, known.label) != (row.state, row.label):
-        return  # somebody said something else meanwhile: next time
+    known = session.get(FaceLabelRow, (row.job_id, row.face), with_for_update=True)
+    if known is None or (known.state, known.label) != (row.state, row.label) or known.collected_at is not None:
+        return  # somebody said something else meanwhile: next time; or another process was faster
     of_this = (ItemRow.collection == DEFAULT, ItemRow.job_id == row.job_id, ItemRow.face == row.face)
     session.execute(delete(ItemRow).where(*of_this))
     known.collected_at, known.problem = session.execute(select(now())).scalar_one(), problem
@@ -216,7 +218,7 @@ def _take(session: Session, settings: Settings, row: FaceLabelRow, cut: tuple[st
             sha256=sha256,
             suffix=".png",
             fake=row.label == "manipulated",
-            identity=f"upload-{source[:24]}",  # all faces of a picture stay in one split
+            identity=_uploaded(source),  # all faces of a picture stay in one split
             manipulation="labelled" if row.label == "manipulated" else "",
             split="val" if draw < VAL_SHARE else "train",
             group={},
@@ -379,10 +381,19 @@ def _records(root: Path) -> list[Any]:
         raise CollectionError(str(error)) from error
 
 
+def _uploaded(sha256: str) -> str:
+    """The identity of all labelled faces of a picture."""
+    return f"upload-{sha256[:24]}"
+
+
 def _must_not_cross(before: Iterable[ItemRow], records: Sequence[Any]) -> None:
     """Raise CollectionError where a person or a picture would be in two splits."""
+    before = list(before)
     split_of = {key: item.split for item in before for key in (item.sha256, *item.identity.split("+"))}
+    learnt = {item.identity for item in before if item.job_id is not None}
     for record in records:
+        if record.split == "test" and _uploaded(record.sha256) in learnt:
+            raise CollectionError(f"{record.path.name} cannot join the hold-out: a labelled face of this very picture is trained on.")
         for key in (record.sha256, *record.people):
             if split_of.setdefault(key, record.split) != record.split:
                 raise CollectionError(f"{key} is in the split {split_of[key]} of the data set already, and would be in {record.split} too.")

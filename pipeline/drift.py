@@ -123,6 +123,19 @@ def start_of(day: str) -> float:
     return datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=timezone.utc).timestamp()
 
 
+def slot_of(day: str) -> float:
+    """What a day's finding is called among a schedule's slots: a second past its midnight, which no cron expression names."""
+    return start_of(day) + 1.0
+
+
+def findings(db: Database, *, days: int = BACK_DAYS) -> dict[str, float]:
+    """The days of the last week that gave an alarm, and when that was found, oldest first: whoever found them may have died since."""
+    with db.read() as session:
+        since = day_of(session.execute(select(now())).scalar_one() - (days + 1) * DAY_S)
+        found = select(DriftRow.day, func.min(DriftRow.created_at)).where(DriftRow.alarm.is_(True), DriftRow.day >= since)
+        return {str(day): float(at) for day, at in session.execute(found.group_by(DriftRow.day).order_by(DriftRow.day)).all()}
+
+
 def _reference(db: Database) -> ReferenceRow | None:
     try:
         champion = registry.champion(db)

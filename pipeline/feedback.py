@@ -93,6 +93,7 @@ def label(db: Database, who: Principal, job_id: str, face: int, label: str, *, n
 def withdraw(db: Database, who: Principal, job_id: str, face: int) -> Standing:
     """Take back what somebody said of a face; what others said stays. Raises FeedbackError where they said nothing."""
     with db.write() as session:
+        session.get(FaceRow, (job_id, face), with_for_update=True)
         before = session.get(LabelRow, (job_id, face, who.actor))
         if before is None:
             raise FeedbackError("You have not labelled this face.", missing=True)
@@ -113,7 +114,7 @@ def standings(db: Database, job_id: str) -> dict[int, Standing]:
 
 
 def _must_be_judged(session: Session, job_id: str, face: int) -> None:
-    row = session.get(FaceRow, (job_id, face))
+    row = session.get(FaceRow, (job_id, face), with_for_update=True)  # two who label it at once must see each other's word
     job = session.get(JobRow, job_id)
     if row is None or job is None:
         raise FeedbackError("There is no such face.", missing=True)

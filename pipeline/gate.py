@@ -15,17 +15,19 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from pipeline import audit, collections, outbox, registry, shadow
 from pipeline.card import Card, ModelError
 from pipeline.classification import Classifier, load
 from pipeline.collections import CollectionError
-from pipeline.database import Database, now
+from pipeline.database import Database, ModelRow, now
 from pipeline.images import Limits
 from pipeline.jobs import new_id
 from pipeline.settings import Settings
+from pipeline.shadow import ShadowError
 from pipeline.storage import Storage
 from pipeline.tables.learning import DecisionRow, ReferenceRow
 from pipeline.trials import Difference, Trial
@@ -92,10 +94,11 @@ def consider(db: Database, store: Storage, settings: Settings, folder: Path, *, 
     card = registry.publish(db, store, settings, folder)
     if (before := _decided(db, card.name, card.version)) is not None:
         return before
-    registry.nominate(db, card.name, card.version)
     champion = _champion(db)
     if champion == (card.name, card.version):
-        raise GateError(f"{card.name} {card.version} is the champion already.")
+        checks = [Check("champion", True, "It is champion already: somebody promoted it before it was measured.")]
+        return _recorded(db, store, settings, card, champion, checks, Outcome.PROMOTED, training_id=training_id)
+    registry.nominate(db, card.name, card.version)
     candidate = _loaded(db, store, settings, (card.name, card.version))
     reigning = None if champion is None else _loaded(db, store, settings, champion)
     try:
@@ -277,34 +280,47 @@ def _recorded(
     if picture:
         store.put(settings.models_bucket, key, picture, "image/png")
     decision = Decision(decision_id, card.name, card.version, outcome, tuple(checks), key, training_id)
-    if outcome is Outcome.PROMOTED:
-        try:
-            registry.promote(db, card.name, card.version, over=champion)
-        except ModelError as error:
-            raise GateError(str(error), permanent=error.permanent) from error
-    with db.write() as session:
-        at = session.execute(select(now())).scalar_one()
-        session.add(
-            DecisionRow(
-                id=decision_id,
-                name=card.name,
-                version=card.version,
-                champion_name=champion[0] if champion else None,
-                champion_version=champion[1] if champion else None,
-                training_id=training_id,
-                outcome=outcome.value,
-                checks=[asdict(check) for check in checks],
-                figures=dict(figures or {}),
-                picture=key,
-                dataset=dataset,
-                created_at=at,
+    # champion and decision in one transaction: whoever dies here has done neither, or both
+    try:
+        with db.write() as session:
+            session.get(ModelRow, (card.name, card.version), with_for_update=True)
+            if (before := _latest(session, card.name, card.version)) is not None:  # by another worker meanwhile
+                return _of(before)
+            if outcome is Outcome.PROMOTED:
+                _take_over(session, card, champion)
+            at = session.execute(select(now())).scalar_one()
+            session.add(
+                DecisionRow(
+                    id=decision_id,
+                    name=card.name,
+                    version=card.version,
+                    champion_name=champion[0] if champion else None,
+                    champion_version=champion[1] if champion else None,
+                    training_id=training_id,
+                    outcome=outcome.value,
+                    checks=[asdict(check) for check in checks],
+                    figures=dict(figures or {}),
+                    picture=key,
+                    dataset=dataset,
+                    created_at=at,
+                )
             )
-        )
-        if outcome is not Outcome.PROMOTED:
-            _announce(session, f"model.{outcome.value}", decision)
-    if outcome is Outcome.WAITING and settings.shadow_s > 0 and champion is not None:
-        shadow.begin(db, card.name, card.version, seconds=settings.shadow_s, share=settings.shadow_share, actor="system")
+            if outcome is not Outcome.PROMOTED:
+                _announce(session, f"model.{outcome.value}", decision)
+            if outcome is Outcome.WAITING and settings.shadow_s > 0 and champion is not None:
+                how: dict[str, Any] = {"seconds": settings.shadow_s, "share": settings.shadow_share}
+                shadow.begun(session, card.name, card.version, actor="system", **how)
+    except (ModelError, ShadowError) as error:
+        raise GateError(str(error), permanent=error.permanent) from error
+    except IntegrityError as error:
+        raise GateError("Another version became the first champion at this moment.", permanent=False) from error
     return decision
+
+
+def _take_over(session: Session, card: Card, champion: tuple[str, str] | None) -> None:
+    """Promote over the champion that it was compared with, and over nobody else."""
+    if not registry.promoted(session, card.name, card.version, over=champion, replace=champion is not None):
+        raise GateError(f"There is a champion by now, which {card.name} {card.version} was not compared with.", permanent=False)
 
 
 def _announce(session: Session, event: str, decision: Decision) -> None:
@@ -317,10 +333,14 @@ def _announce(session: Session, event: str, decision: Decision) -> None:
 
 def _decided(db: Database, name: str, version: str) -> Decision | None:
     with db.read() as session:
-        row = session.scalars(
-            select(DecisionRow).where(DecisionRow.name == name, DecisionRow.version == version).order_by(DecisionRow.created_at.desc())
-        ).first()
+        row = _latest(session, name, version)
         return None if row is None else _of(row)
+
+
+def _latest(session: Session, name: str, version: str, *, lock: bool = False) -> DecisionRow | None:
+    found = select(DecisionRow).where(DecisionRow.name == name, DecisionRow.version == version)
+    found = found.order_by(DecisionRow.created_at.desc(), DecisionRow.id.desc()).limit(1)
+    return session.scalars(found.with_for_update() if lock else found).first()
 
 
 def _of(row: DecisionRow) -> Decision:
@@ -337,19 +357,14 @@ def decisions(db: Database, *, limit: int = 100) -> list[DecisionRow]:
 def approve(db: Database, name: str, version: str, *, actor: str) -> None:
     """Promote a candidate that waits for a person. Raises GateError if it does not wait, ModelError if the champion is another by now."""
     with db.write() as session:
-        row = session.scalars(
-            select(DecisionRow).where(DecisionRow.name == name, DecisionRow.version == version).order_by(DecisionRow.created_at.desc())
-        ).first()
+        row = _latest(session, name, version, lock=True)
         if row is None or row.outcome != Outcome.WAITING.value or row.settled_at is not None:
             raise GateError(f"{name} {version} does not wait for anybody's approval: `unmask models list` shows what does.")
         over = None if row.champion_name is None or row.champion_version is None else (row.champion_name, row.champion_version)
-        decision_id = row.id
-        audit.note(session, actor, "model.approve", f"{name} {version}", decision=decision_id)
-    registry.promote(db, name, version, over=over)
-    with db.write() as session:
-        at = session.execute(select(now())).scalar_one()
-        session.execute(update(DecisionRow).where(DecisionRow.id == decision_id).values(settled_by=actor, settled_at=at))
-    shadow.end(db, name, version)
+        audit.note(session, actor, "model.approve", f"{name} {version}", decision=row.id)
+        registry.promoted(session, name, version, over=over)
+        row.settled_by, row.settled_at = actor, session.execute(select(now())).scalar_one()
+    shadow.end(db, name, version, actor=actor)
 
 
 def _champion(db: Database) -> tuple[str, str] | None:

@@ -28,7 +28,7 @@ class OptionsError(Exception):
 class Options(BaseModel):
     """The options, all optional: what is not said is as the trainer has it, or as the settings say."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     hours: float | None = Field(None, gt=0, le=24 * 30, description="How long to train; not with `steps`")
     steps: int | None = Field(None, ge=1, le=100_000_000, description="How many steps in all; not with `hours`")

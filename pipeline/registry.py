@@ -39,6 +39,7 @@ __all__ = [
     "install_starter",
     "nominate",
     "promote",
+    "promoted",
     "publish",
     "rollback",
     "shipped",
@@ -245,26 +246,37 @@ def _promote(database: Database, name: str, version: str, **how: Any) -> None:
         _try_promote(database, name, version, **how)
 
 
-def _try_promote(
-    database: Database, name: str, version: str, *, replace: bool, over: tuple[str, str] | None = None, actor: str = ""
-) -> None:
+def _try_promote(database: Database, name: str, version: str, **how: Any) -> None:
     with database.write() as session:
-        _row_card(session, name, version)
-        if actor:
-            audit.note(session, actor, "model.promote", f"{name} {version}")
-        alias = session.get(AliasRow, CHAMPION, with_for_update=True)
-        if over is not None and (alias is None or (alias.name, alias.version) not in (over, (name, version))):
-            raise ModelError(f"{over[0]} {over[1]}, which {name} {version} was compared with, is no longer champion.", permanent=False)
-        at = session.execute(select(now())).scalar_one()
-        nominee = session.get(AliasRow, CANDIDATE)
-        if nominee is not None and replace and (nominee.name, nominee.version) == (name, version):
-            session.delete(nominee)
-        if alias is None:
-            session.add(AliasRow(alias=CHAMPION, name=name, version=version, changed_at=at))
-            session.flush()
-            _announce(session, "model.promoted", (name, version), None)
-        elif replace and (alias.name, alias.version) != (name, version):
-            _change(session, alias, name, version, at, "model.promoted")
+        promoted(session, name, version, **how)
+
+
+def promoted(
+    session: Session, name: str, version: str, *, replace: bool = True, over: tuple[str, str] | None = None, actor: str = ""
+) -> bool:
+    """Promote within a transaction of the caller's; returns whether it is champion now: without `replace` another one stays.
+
+    Raises ModelError as `promote` does, and IntegrityError where two are the first champion at the same moment.
+    """
+    _row_card(session, name, version)
+    if actor:
+        audit.note(session, actor, "model.promote", f"{name} {version}")
+    alias = session.get(AliasRow, CHAMPION, with_for_update=True)
+    if over is not None and (alias is None or (alias.name, alias.version) not in (over, (name, version))):
+        raise ModelError(f"{over[0]} {over[1]}, which {name} {version} was compared with, is no longer champion.", permanent=False)
+    if alias is not None and not replace:
+        return (alias.name, alias.version) == (name, version)
+    at = session.execute(select(now())).scalar_one()
+    nominee = session.get(AliasRow, CANDIDATE)
+    if nominee is not None and (nominee.name, nominee.version) == (name, version):
+        session.delete(nominee)
+    if alias is None:
+        session.add(AliasRow(alias=CHAMPION, name=name, version=version, changed_at=at))
+        session.flush()
+        _announce(session, "model.promoted", (name, version), None)
+    elif (alias.name, alias.version) != (name, version):
+        _change(session, alias, name, version, at, "model.promoted")
+    return True
 
 
 def rollback(database: Database, *, actor: str = "") -> tuple[str, str]:

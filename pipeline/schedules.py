@@ -8,6 +8,7 @@ once, with `skip` none. A slot that is due while the schedule's training before 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -23,6 +24,8 @@ from pipeline import audit, options, trainings
 from pipeline.cards import DEVICES
 from pipeline.database import Database, now
 from pipeline.tables.training import ScheduleRow, TrainingRow
+
+log = logging.getLogger(__name__)
 
 MISSED = ("latest", "skip")
 LATE_S = 300.0
@@ -181,22 +184,36 @@ def fire_due(db: Database, *, at: float | None = None) -> list[str]:
         when = at if at is not None else _clock(session)
         due = select(ScheduleRow.name).where(ScheduleRow.enabled.is_(True), ScheduleRow.next_at <= when).order_by(ScheduleRow.next_at)
         names = list(session.scalars(due))
-    return [made for name in names if (made := _fire(db, name, when)) is not None]
+    fired = []
+    for name in names:
+        try:
+            made = _fire(db, name, when)
+        except (ScheduleError, IntegrityError) as error:  # a zone that this machine does not know must not keep the others waiting
+            log.error("The schedule %s cannot fire: %s", name, error)
+            continue
+        fired += [made] if made is not None else []
+    return fired
 
 
-def fire_on_drift(db: Database, *, slot: float, actor: str = "system") -> list[str]:
-    """Make a training for each enabled schedule that asks for one when drift is found. `slot` names the finding (such as the
-    start of its day, seconds since the epoch): however often it is told, one training each. Returns the ids to be woken."""
+def fire_on_drift(db: Database, *, slot: float, found_at: float, actor: str = "system") -> list[str]:
+    """Make a training for each enabled schedule that asks for one when drift is found. Returns the ids to be woken.
+
+    `slot` names the finding (see `drift.slot_of`): however often it is told, one training each, none of them where the schedule's
+    training before is not over. `found_at`: a schedule that was made or changed later does not look back.
+    """
+    asks = (ScheduleRow.enabled.is_(True), ScheduleRow.on_drift.is_(True), ScheduleRow.changed_at <= found_at)
     with db.read() as session:
-        wanted = select(ScheduleRow.name).where(ScheduleRow.enabled.is_(True), ScheduleRow.on_drift.is_(True)).order_by(ScheduleRow.name)
-        names = list(session.scalars(wanted))
+        names = list(session.scalars(select(ScheduleRow.name).where(*asks).order_by(ScheduleRow.name)))
     made = []
     for name in names:
         try:
             with db.write() as session:
-                row = session.get(ScheduleRow, name)
-                if row is not None and not _known(session, name, slot) and not _busy(session, name):
-                    made.append(trainings.asked(session, actor=actor, **_wanted(row, slot)))
+                row = session.get(ScheduleRow, name, with_for_update=True)
+                if row is None or _known(session, name, slot):
+                    continue
+                instead = NOT_OVER if _busy(session, name) else None
+                training_id = trainings.asked(session, actor=actor, instead=instead, **_wanted(row, slot))
+            made += [training_id] if instead is None else []
         except IntegrityError:  # somebody else told of it at this moment
             continue
     return made

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session
 
 from pipeline import audit, registry
-from pipeline.database import Database, now
+from pipeline.database import AliasRow, Database, now
 from pipeline.jobs import new_id
 from pipeline.tables.learning import ShadowRow, ShadowScoreRow
 
@@ -75,29 +76,42 @@ class Comparison:
 
 def begin(db: Database, name: str, version: str, *, seconds: float, share: float, actor: str) -> str:
     """Put a published version into the shadow, in place of another; returns the id. Raises ModelError, ShadowError."""
-    if not 0 < share <= 1 or seconds <= 0:
-        raise ShadowError("A shadow needs a time above 0 and a share of the jobs above 0, at most 1.")
     registry.card(db, name, version)
     with db.write() as session:
-        at = session.execute(select(now())).scalar_one()
-        session.execute(update(ShadowRow).where(ShadowRow.ended_at.is_(None)).values(ended_at=at))
-        row = ShadowRow(id=new_id("shd_"), name=name, version=version, share=share, started_at=at, until=at + seconds)
-        session.add(row)
-        audit.note(session, actor, "model.shadow", f"{name} {version}", seconds=seconds, share=share)
-        return row.id
+        return begun(session, name, version, seconds=seconds, share=share, actor=actor)
 
 
-def end(db: Database, name: str, version: str) -> None:
-    """Take a version out of the shadow, if it is there; its scores stay."""
+def begun(session: Session, name: str, version: str, *, seconds: float, share: float, actor: str) -> str:
+    """The same within a transaction of the caller's. Raises ShadowError."""
+    if not 0 < share <= 1 or seconds <= 0:
+        raise ShadowError("A shadow needs a time above 0 and a share of the jobs above 0, at most 1.")
+    champion = session.get(AliasRow, registry.CHAMPION)
+    if champion is not None and (champion.name, champion.version) == (name, version):
+        raise ShadowError("The champion itself cannot be in the shadow.")
+    at = session.execute(select(now())).scalar_one()
+    session.execute(update(ShadowRow).where(ShadowRow.ended_at.is_(None)).values(ended_at=at))
+    row = ShadowRow(id=new_id("shd_"), name=name, version=version, share=share, started_at=at, until=at + seconds)
+    session.add(row)
+    audit.note(session, actor, "model.shadow", f"{name} {version}", seconds=seconds, share=share)
+    return row.id
+
+
+def end(db: Database, name: str, version: str, *, actor: str) -> bool:
+    """Take a version out of the shadow; its scores stay. False: it is not there."""
     with db.write() as session:
-        mine = (ShadowRow.ended_at.is_(None), ShadowRow.name == name, ShadowRow.version == version)
-        session.execute(update(ShadowRow).where(*mine).values(ended_at=now()))
+        mine = (ShadowRow.ended_at.is_(None), ShadowRow.name == name, ShadowRow.version == version, ShadowRow.until > now())
+        ended = update(ShadowRow).where(*mine).values(ended_at=now()).returning(ShadowRow.id)
+        found = list(session.scalars(ended, execution_options={"synchronize_session": False}))
+        if found:
+            audit.note(session, actor, "model.unshadow", f"{name} {version}")
+        return bool(found)
 
 
 def current(db: Database) -> Shadowing | None:
     """What is in the shadow now; None: nothing, or its time is over."""
-    with db.read() as session:
-        row = session.scalars(select(ShadowRow).where(ShadowRow.ended_at.is_(None), ShadowRow.until > now())).first()
+    with db.read() as session:  # the latest: two that were begun at the same moment did not see each other
+        standing = select(ShadowRow).where(ShadowRow.ended_at.is_(None), ShadowRow.until > now())
+        row = session.scalars(standing.order_by(ShadowRow.started_at.desc(), ShadowRow.id.desc())).first()
         return None if row is None else Shadowing(row.id, row.name, row.version, row.share, row.until)
 
 

@@ -15,6 +15,7 @@ without coming any further fails, what is merely killed often does not.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,20 +133,9 @@ def claim(db: Database, training_id: str, *, worker: str, lease_s: float, max_at
         _record(
             session, training_id, "claimed", after.worker, f"for the phase {after.phase}, on {cards}" if cards else f"for {after.phase}"
         )
-        return Claim(
-            training_id,
-            after.fence,
-            after.attempts,
-            after.runs,
-            after.worker,
-            after.phase,
-            after.dataset,
-            after.device,
-            after.created_at,
-            after.params,
-            after.checkpoint,
-            after.settled,
-        )
+        plain = ("worker", "phase", "dataset", "device", "created_at", "params", "checkpoint", "settled")
+        counted: dict[str, Any] = {"fence": after.fence, "attempt": after.attempts, "run": after.runs}
+        return Claim(training_id, **counted, **{name: getattr(after, name) for name in plain})
 
 
 def renew(db: Database, claim: Claim, lease_s: float) -> bool:
@@ -164,7 +154,7 @@ def told(db: Database, claim: Claim, lines: Sequence[Mapping[str, Any]]) -> bool
     with db.write() as session:
         row = session.get(TrainingRow, claim.training_id)
         before = dict(row.progress) if row is not None else {}
-        shown = [line for line in lines if line.get("event") in ("step", "look")]
+        shown = [_finite(line) for line in lines if line.get("event") in ("step", "look")]
         progress = {**before, **dict(shown[-1])} if shown else before
         last = before.get("kept_s")
         points = []
@@ -216,8 +206,11 @@ def got_on(
 def postpone(db: Database, training_id: str, seconds: float, sentence: str) -> None:
     """A queued training cannot be begun yet: not to be woken for so many seconds, and why."""
     with db.write() as session:
-        queued = TrainingRow.status == Status.QUEUED.value
-        if _change(session, training_id, queued, next_attempt_at=now() + seconds, woken_at=0.0, reason=clean(sentence)) is not None:
+        row, queued = session.get(TrainingRow, training_id), TrainingRow.status == Status.QUEUED.value
+        before = None if row is None else row.reason
+        values: dict[str, Any] = {"next_attempt_at": now() + seconds, "woken_at": 0.0, "reason": clean(sentence)}
+        # one that waits for days is told so every few seconds, and need not be written down each time
+        if _change(session, training_id, queued, **values) is not None and before != clean(sentence):
             _record(session, training_id, "waits", detail=sentence)
 
 
@@ -345,6 +338,11 @@ def forsaken(db: Database, *, after_s: float) -> list[str]:
 
 
 # -- smaller words
+
+
+def _finite(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The line without numbers that are none: PostgreSQL takes no NaN in JSON, and what is untold keeps checkpoints from being stored."""
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()}
 
 
 def _change(session: Session, training_id: str, *as_seen: ColumnElement[bool], **values: Any) -> TrainingRow | None:

@@ -152,7 +152,6 @@ NEEDS: dict[str, Role] = {
 BY_INBOX = frozenset(
     {
         "dashboard.label_face",
-        "dashboard.pin_face",
         "labels.label",
         "labels.standing",
         "labels.withdraw",

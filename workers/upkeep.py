@@ -133,6 +133,7 @@ def look_for_drift() -> int:
     days = drift.look(db, chosen)
     for day in days:
         log.warning("What came in on %s is not distributed as the hold-out is", day)
-        for training_id in schedules.fire_on_drift(db, slot=drift.start_of(day)):
+    for day, found_at in drift.findings(db).items():
+        for training_id in schedules.fire_on_drift(db, slot=drift.slot_of(day), found_at=found_at):
             timetable.wake(db, training_id)
     return len(days)

@@ -6,6 +6,7 @@ Leaves the matrix in `build/access-matrix.md`.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,12 +22,13 @@ from sqlalchemy import select, update
 from werkzeug.routing import AnyConverter, IntegerConverter, Rule
 from werkzeug.test import TestResponse
 
-from pipeline import feedback, keys, ledger, users
+from pipeline import feedback, keys, ledger, registry, users
 from pipeline.access import Role
-from pipeline.database import DeliveryRow
+from pipeline.database import DeliveryRow, ModelRow
 from pipeline.jobs import Stage
 from pipeline.tables.access import ApiKeyRow
 from pipeline.tables.inboxes import InboxRow
+from pipeline.tables.learning import DecisionRow, ShadowRow
 from tests.fixtures.jobs import MODEL, claimed, face, judged, upload
 from tests.fixtures.web import EVENTS_TOKEN, Web, jpeg
 from webhooks import endpoints, roles
@@ -447,3 +449,27 @@ def write(matrix: list[tuple[Route, dict[str, str]]]) -> None:
     folder = ROOT / "build"
     folder.mkdir(exist_ok=True)
     (folder / "access-matrix.md").write_text("\n".join(lines) + "\n")
+
+
+def test_what_the_gate_and_the_shadow_say_of_everybodys_uploads_is_not_for_those_bound_to_an_inbox(house: House) -> None:
+    said = "1 of 1 pinned verdicts would flip: south/private.jpg, face 1"
+    with house.web.db.write() as session:
+        card = json.loads((registry.shipped()[-1] / "card.json").read_text())
+        session.add(ModelRow(name=card["name"], version=card["version"], files={}, card=card, created_at=1.0))
+        check = {"name": "pinned", "passed": False, "sentence": said}
+        told: dict[str, Any] = {"checks": [check], "figures": {}, "picture": "", "dataset": "", "training_id": ""}
+        session.add(DecisionRow(id="dec_1", name=card["name"], version=card["version"], outcome="waiting", created_at=1.0, **told))
+        session.add(ShadowRow(id="shd_1", name=card["name"], version=card["version"], share=0.1, started_at=1.0, until=2.0))
+
+    page, bound = (house.client(Role.OPERATOR, inbox).get("/models").get_data(as_text=True) for inbox in ("", "north"))
+
+    assert said in page
+    assert "In the shadow" in page
+    assert card["version"] in bound
+    assert said not in bound
+    assert "In the shadow" not in bound
+
+
+def test_only_who_sees_the_whole_server_pins_verdicts_for_all_of_it(house: House) -> None:
+    assert roles.needed("dashboard.pin_face") is Role.OPERATOR
+    assert "dashboard.pin_face" not in roles.BY_INBOX

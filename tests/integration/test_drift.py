@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
 from sqlalchemy import insert, select
 
-from pipeline import drift, registry
+from pipeline import classroom, drift, registry, schedules, trainings
 from pipeline.database import AliasRow, Database, EventRow, FaceRow, JobRow, ModelRow
 from pipeline.settings import Settings
 from pipeline.tables.learning import ReferenceRow
+from workers import upkeep
 
 DAY = 20_000
 NOW = (DAY + 1) * drift.DAY_S + 3600.0
@@ -103,3 +105,25 @@ def test_a_day_with_few_faces_is_not_compared(db: Database) -> None:
 
     assert drift.look(db, SETTINGS, at=NOW) == []
     assert drift.days(db) == {}
+
+
+def test_an_alarm_fires_a_schedule_whoever_found_it_and_beside_the_slot_at_midnight(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    yesterday = math.floor(time.time() / drift.DAY_S) - 1
+    monkeypatch.setitem(globals(), "DAY", yesterday)
+    traffic(db, 0.25)
+    day = drift.day_of(yesterday * drift.DAY_S)
+    schedules.add(db, "daily", actor="cli", cron="0 0 * * *", device="cpu", on_drift=True, at=yesterday * drift.DAY_S - 1)
+    [of_midnight] = schedules.fire_due(db, at=yesterday * drift.DAY_S)
+    assert trainings.cancel(db, of_midnight, actor="cli")
+    woken: list[str] = []
+    monkeypatch.setattr(upkeep, "settings", lambda: SETTINGS)
+    monkeypatch.setattr(upkeep, "database", lambda url: db)
+    monkeypatch.setattr(upkeep.timetable, "wake", lambda db, training_id: woken.append(training_id))
+
+    assert drift.look(db, SETTINGS) == [day], "found by `unmask drift --now`, or by an upkeep that died right after"
+    assert [upkeep.look_for_drift() for _ in range(2)] == [0, 0]
+
+    assert len(woken) == 1
+    row = classroom.one(db, woken[0])
+    assert row is not None
+    assert (row.schedule, row.slot) == ("daily", drift.slot_of(day))

@@ -17,6 +17,8 @@ from pipeline.database import Database, EventRow
 from pipeline.gate import GateError, Outcome
 from pipeline.images import Limits, read
 from pipeline.settings import Settings
+from pipeline.shadow import ShadowError
+from pipeline.tables.access import AuditRow
 from pipeline.tables.learning import ReferenceRow
 from pipeline.training import trial
 from pipeline.trials import Difference, Trial
@@ -153,6 +155,69 @@ def test_nobody_is_promoted_unmeasured_or_over_another_champion(sqlite_url: str,
     with pytest.raises(ModelError, match="no longer champion"):
         gate.approve(db, decision.name, decision.version, actor="user:op")
     assert registry.champion(db)[1] == "2026.12.5"
+
+
+def test_champion_and_decision_come_together_or_not_at_all(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, settings = Shelf(), Settings(data_dir=tmp_path / "data")
+    before = crown(db, store, settings, GOOD)
+    card = registry.publish(db, store, settings, variant(GOOD, tmp_path / "new", "2026.12.6"))
+    holds = [gate.Check("auc", True, "It holds.")]
+
+    def decide() -> gate.Decision:
+        return gate._recorded(db, store, settings, card, before, holds, Outcome.PROMOTED, training_id="trn_1")
+
+    def die(check: gate.Check) -> Any:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gate, "asdict", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            decide()
+    assert registry.champion(db) == before
+
+    decision = decide()
+    assert registry.champion(db)[1] == "2026.12.6"
+    assert decide() == decision, "another worker that measured it, too, finds it decided"
+    assert len(gate.decisions(db)) == 1
+
+
+def test_a_version_that_somebody_promoted_meanwhile_ends_its_training_well(db: Database, tmp_path: Path) -> None:
+    store, settings = Shelf(), Settings(data_dir=tmp_path / "data")
+    new = variant(GOOD, tmp_path / "new", "2026.12.7")
+    crown(db, store, settings, new)
+
+    decision = gate.consider(db, store, settings, new, training_id="trn_1")
+
+    assert (decision.outcome, [check.name for check in decision.checks]) == (Outcome.PROMOTED, ["champion"])
+    assert [one.aliases for one in registry.versions(db)] == [("champion",)]
+    assert gate.consider(db, store, settings, new, training_id="trn_1") == decision
+
+
+def test_nobody_takes_over_from_a_champion_that_came_after_the_measuring(db: Database, tmp_path: Path) -> None:
+    store, settings = Shelf(), Settings(data_dir=tmp_path / "data")
+    card = registry.publish(db, store, settings, variant(GOOD, tmp_path / "new", "2026.12.8"))
+    first = crown(db, store, settings, GOOD)
+
+    with pytest.raises(GateError, match="a champion by now") as raised:
+        gate._recorded(db, store, settings, card, None, [], Outcome.PROMOTED, training_id="")
+
+    assert not raised.value.permanent
+    assert registry.champion(db) == first
+
+
+def test_going_into_the_shadow_and_out_of_it_is_in_the_audit_and_the_champion_never_is(db: Database, tmp_path: Path) -> None:
+    store, settings = Shelf(), Settings(data_dir=tmp_path / "data")
+    champion = crown(db, store, settings, GOOD)
+    card = registry.publish(db, store, settings, variant(GOOD, tmp_path / "new", "2026.12.9"))
+    with pytest.raises(ShadowError, match="champion itself"):
+        shadow.begin(db, *champion, seconds=60, share=0.5, actor="cli")
+
+    shadow.begin(db, card.name, card.version, seconds=60, share=0.5, actor="user:op")
+    assert [shadow.end(db, card.name, card.version, actor="user:op") for _ in range(2)] == [True, False]
+
+    with db.read() as session:
+        noted = [(row.actor, row.action) for row in session.scalars(select(AuditRow).order_by(AuditRow.id))]
+    assert noted == [("user:op", "model.shadow"), ("user:op", "model.unshadow")]
 
 
 FLAT = Difference(0.8, 0.8, 0.0, 0.0, 0.0)

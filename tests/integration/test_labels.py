@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
-from pipeline import collections, feedback
+from pipeline import audit, collections, feedback
 from pipeline.access import Principal, Role
 from pipeline.database import Database, FaceRow, JobRow
 from pipeline.feedback import FeedbackError, outcome
 from pipeline.settings import Settings
+from pipeline.storage import StorageError
 from pipeline.tables.access import AuditRow
 from pipeline.tables.learning import FaceLabelRow, ItemRow
 from tests.fixtures.jobs import brought_to
@@ -130,4 +134,53 @@ def test_nobody_crosses_from_the_hold_out_into_training(db: Database, tmp_path: 
     (some / "faces.csv").write_text(text.replace(",test,", ",train,"))
 
     with pytest.raises(collections.CollectionError, match="is in the split test"):
+        collections.add(db, store, settings, some, actor="cli")
+
+
+def test_two_who_label_a_face_at_the_same_moment_hear_each_other(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, both, note = brought_to(db, None), threading.Barrier(2), audit.note
+
+    def meet(*words: object, **detail: object) -> None:
+        with suppress(threading.BrokenBarrierError):  # where the second waits for the first, nobody meets here
+            both.wait(1.0)
+        note(*words, **detail)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(audit, "note", meet)
+    said = [threading.Thread(target=feedback.label, args=(db, who, job, 0, "authentic")) for who in (ANNA, BEN)]
+    for one in said:
+        one.start()
+    for one in said:
+        one.join()
+
+    with db.read() as session:
+        row = session.get_one(FaceLabelRow, (job, 0))
+    assert (row.state, row.label) == ("accepted", "authentic")
+
+
+def test_a_picture_that_nobody_may_read_holds_up_no_training(db: Database, tmp_path: Path, faces_folder: Path) -> None:
+    settings, photograph = Settings(data_dir=tmp_path / "data"), next((faces_folder / "london" / "smiling").glob("*.jpg"))
+
+    class Shut(Shelf):
+        def fetch(self, bucket: str, key: str, **how: Any) -> bytes:
+            if bucket == "inbox":
+                raise StorageError("The bucket inbox may not be read.", permanent=True)
+            return super().fetch(bucket, key, **how)
+
+    store = Shut()
+    collections.add(db, store, settings, few(faces_folder, tmp_path / "faces", {"train": 1}), actor="cli")
+    job = labelled(db, store, photograph)
+    feedback.label(db, REVA, job, 0, "manipulated")
+
+    assert collections.default(db, store, settings).sha256
+    assert feedback.standings(db, job)[0].problem == "The bucket inbox may not be read."
+
+
+def test_a_picture_that_was_learnt_from_cannot_join_the_hold_out(db: Database, tmp_path: Path, faces_folder: Path) -> None:
+    store, settings = Shelf(), Settings(data_dir=tmp_path / "data")
+    some = few(faces_folder, tmp_path / "faces", {"train": 1, "test": 1})
+    job = labelled(db, store, some / (some / "held-out").read_text().splitlines()[0])
+    feedback.label(db, REVA, job, 0, "manipulated")
+    assert collections.collect(db, store, settings) == 1
+
+    with pytest.raises(collections.CollectionError, match="this very picture"):
         collections.add(db, store, settings, some, actor="cli")

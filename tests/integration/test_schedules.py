@@ -13,6 +13,7 @@ from pipeline import classroom, options, schedules, trainings
 from pipeline.database import Database
 from pipeline.jobs import Status
 from pipeline.schedules import ScheduleError
+from pipeline.tables.training import ScheduleRow
 from tests.fixtures.trainings import claimed
 
 DAY = 86_400.0
@@ -208,15 +209,31 @@ class TestFiring:
         add(db, "plain")
         add(db, "off", on_drift=True, enabled=False)
 
-        [training_id] = schedules.fire_on_drift(db, slot=at("2026-11-21T00:00"))
+        found = at("2026-11-21T00:05")
+        assert schedules.fire_on_drift(db, slot=at("2026-11-19T00:00"), found_at=at("2026-11-20T00:05")) == [], "found before it was made"
+        [training_id] = schedules.fire_on_drift(db, slot=at("2026-11-21T00:00"), found_at=found)
 
         row = classroom.one(db, training_id)
         assert row is not None
         assert row.schedule == "careful"
-        assert schedules.fire_on_drift(db, slot=at("2026-11-21T00:00")) == []
-        assert schedules.fire_on_drift(db, slot=at("2026-11-22T00:00")) == [], "the training before is not over"
+        assert schedules.fire_on_drift(db, slot=at("2026-11-21T00:00"), found_at=found) == []
+        assert schedules.fire_on_drift(db, slot=at("2026-11-22T00:00"), found_at=found) == [], "the training before is not over"
         assert trainings.cancel(db, training_id, actor="cli")
-        assert len(schedules.fire_on_drift(db, slot=at("2026-11-23T00:00"))) == 1
+        assert schedules.fire_on_drift(db, slot=at("2026-11-22T00:00"), found_at=found) == [], "passed over, and shown so"
+        assert made(db) == [(at("2026-11-21T00:00"), "cancelled"), (at("2026-11-22T00:00"), "cancelled")]
+        assert len(schedules.fire_on_drift(db, slot=at("2026-11-23T00:00"), found_at=found)) == 1
+
+    def test_a_zone_that_this_machine_does_not_know_keeps_no_other_schedule_waiting(self, db: Database) -> None:
+        add(db, "a-lost", cron="0 3 * * *")
+        add(db, "b-good", cron="0 3 * * *")
+        with db.write() as session:
+            session.get_one(ScheduleRow, "a-lost").timezone = "Europe/Atlantis"
+
+        [training_id] = schedules.fire_due(db, at=at("2026-11-21T03:00"))
+
+        row = classroom.one(db, training_id)
+        assert row is not None
+        assert row.schedule == "b-good"
 
 
 class TestKeeping:

@@ -277,3 +277,23 @@ def test_leases_go_by_the_databases_clock(db: Database) -> None:
         left = session.execute(select(TrainingRow.lease_until - now())).scalar_one()
     assert 25 < left <= 30
     assert trainings.sweep(db, max_attempts=3) == []
+
+
+def test_numbers_that_are_none_are_kept_as_nothing_on_both_databases(db: Database) -> None:
+    training_id = asked(db)
+    claim = claimed(db, training_id)
+
+    assert trainings.told(db, claim, [look(1, loss=float("nan"), images_per_s=float("inf"))])
+
+    progress = row_of(db, training_id).progress
+    assert (progress["step"], progress["loss"], progress["images_per_s"]) == (1, None, None)
+
+
+def test_who_waits_for_days_is_written_down_once(db: Database) -> None:
+    training_id = asked(db)
+    for _ in range(3):
+        trainings.postpone(db, training_id, 10.0, "Card m/cpu/0 is in use.")
+
+    row = row_of(db, training_id)
+    assert (row.reason, row.next_attempt_at is not None) == ("Card m/cpu/0 is in use.", True)
+    assert [one.what for one in classroom.history(db, training_id)] == ["asked", "waits"]

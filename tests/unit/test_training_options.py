@@ -68,3 +68,9 @@ def test_what_makes_no_sense_is_said_by_name(word: str, said: str) -> None:
 def test_hours_or_steps() -> None:
     with pytest.raises(OptionsError, match="not both"):
         options.parsed(["hours=1", "steps=5"])
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", float("nan")])
+def test_numbers_that_are_none_are_refused(value: Any) -> None:
+    with pytest.raises(OptionsError, match="The option clip"):
+        options.checked({"clip": value})

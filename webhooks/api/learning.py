@@ -128,7 +128,7 @@ def begin_shadow(path: ModelPath, body: ShadowBody) -> Response:
 def end_shadow(path: ModelPath) -> Response:
     """Take a version out of the shadow"""
     choosing.published(here(), path.name, path.version)
-    shadow.end(here().database, path.name, path.version)
+    shadow.end(here().database, path.name, path.version, actor=principal().actor)
     return answer(ModelChoice(name=path.name, version=path.version))
 
 

@@ -52,7 +52,7 @@ def shadow_model(name: str, version: str) -> AnyResponse:
     """Put a version into the shadow, or take it out."""
     context = here()
     if request.form.get("to") == "out":
-        shadow.end(context.database, name, version)
+        shadow.end(context.database, name, version, actor=principal().actor)
     else:
         choosing.begin_shadow(context, name, version)
     return redirect(url_for("dashboard.model_list"), 303)

@@ -9,7 +9,7 @@ from pipeline import gate, registry
 from pipeline.database import AliasRow, Database
 from pipeline.tables.learning import DecisionRow
 from webhooks import choosing
-from webhooks.access import principal
+from webhooks.access import may, principal
 from webhooks.context import here
 from webhooks.dashboard.blueprint import blueprint
 
@@ -19,9 +19,10 @@ def model_list() -> str:
     """Every published version with its card, and which of them judges."""
     db = here().database
     decisions: dict[tuple[str, str], DecisionRow] = {}
-    for row in gate.decisions(db):
+    # a decision names pinned uploads, and a shadow tells of everybody's traffic
+    for row in gate.decisions(db) if may("learning.decisions") else ():
         decisions.setdefault((row.name, row.version), row)
-    shadows = choosing.shadows(here())
+    shadows = choosing.shadows(here()) if may("learning.shadows") else []
     standing = next(((row, compared) for row, compared in shadows if choosing.running(row)), None)
     shown = {"decisions": decisions, "shadows": shadows, "standing": standing}
     return render_template("models.html", versions=registry.versions(db), previous=_previous(db), **shown)

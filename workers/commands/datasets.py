@@ -109,6 +109,12 @@ def show_drift(as_json: bool, at_once: bool) -> None:
         keys = ("measure", "n", "reference_n", "psi", "psi_limit", "ks", "p", "alarm")
         console.print_json({day: [{key: getattr(row, key) for key in keys} for row in rows] for day, rows in found.items()})
         return
+    if not found:
+        console.console().print(
+            "No day was compared yet: a day is when it is over, if enough faces came in, and once a candidate was measured on the "
+            "hold-out (`unmask datasets add`, then `unmask retrain` or `unmask models consider`)."
+        )
+        return
     made = console.table("Against the hold-out", "day", "measure", "faces", "PSI", "limit", "KS", "p", "")
     for day, rows in found.items():
         for row in rows:

@@ -149,15 +149,19 @@ def shadow(version: str | None, name: str | None, hours: float | None, share: fl
         if version is not None:
             chosen = _of_version(database, version, name)
             if stop:
-                shadows.end(database, chosen, version)
+                shadows.end(database, chosen, version, actor="cli")
                 shown.print(f"{escape(chosen)} {escape(version)} is not in the shadow.")
                 return
             seconds = hours * 3600 if hours is not None else settings.shadow_s or 86_400.0
             shadows.begin(database, chosen, version, seconds=seconds, share=share or settings.shadow_share, actor="cli")
             shown.print(f"{escape(chosen)} {escape(version)} is in the shadow for {seconds / 3600:g} hours.")
             return
+        rows = shadows.every(database)
+        if not rows:
+            shown.print("Nothing has been in the shadow yet: `unmask models shadow VERSION` puts a version there.")
+            return
         made = console.table("In the shadow", "version", "since", "until", "faces", "mean difference", "other verdicts")
-        for row in shadows.every(database):
+        for row in rows:
             found = shadows.compared(database, row.id)
             until = console.local(row.ended_at or row.until)
             what = ("0", "-", "-") if found is None else (str(found.faces), f"{found.mean:+.3f}", str(found.changed))
