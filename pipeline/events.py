@@ -29,6 +29,9 @@ IMAGE_SUFFIXES = frozenset(
 )
 """What a key may end with, in any case. A key with no suffix is taken too; the image reader decides."""
 
+MOST = 2**63 - 1
+"""Sizes and times beyond that are none: no database takes them."""
+
 # MinIO files changes of tags and locks under ObjectCreated as well; only these bring new bytes.
 _CREATED = frozenset({"Put", "Post", "Copy", "CompleteMultipartUpload"})
 
@@ -65,9 +68,9 @@ def from_seaweedfs(body: Mapping[str, Any]) -> list[Upload]:
             key = key.removesuffix(f".versions/v_{version_id}")
         etag = _text(extended.get("Seaweed-X-Amz-ETag")).strip('"') or base64.b64decode(attributes.get("md5") or "").hex()
         times = [int(chunk["modified_ts_ns"]) for chunk in new.get("chunks") or ()]
-        moment = max([*times, int(attributes.get("mtime") or 0) * 1_000_000_000])
-        size = int(attributes.get("file_size") or 0)
-    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+        moment = _number(max([*times, int(attributes.get("mtime") or 0) * 1_000_000_000]))
+        size = _number(attributes.get("file_size"))
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, binascii.Error) as error:
         raise EventError("This is no SeaweedFS filer notification: event_type, key or message is missing or malformed.") from error
     if not key:
         return []
@@ -89,7 +92,7 @@ def from_queue(text: str | bytes) -> list[Upload]:
     """The uploads in a message of a queue (SQS), whichever way S3 put it there. Raises EventError."""
     try:
         body = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EventError("The message is not JSON.") from error
     return from_s3(body)
 
@@ -113,7 +116,7 @@ def _from_eventbridge(body: Mapping[str, Any]) -> list[Upload]:
     try:
         about = body["detail"]["object"]
         return [_upload(body["detail"]["bucket"]["name"], str(about["key"]), about, "sqs", str(body.get("time", "")))]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise EventError("An EventBridge event of S3 is malformed: bucket name or object key is missing.") from error
 
 
@@ -140,7 +143,7 @@ def _from_record(record: Any) -> list[Upload]:
         key = unquote_plus(str(about["key"]), errors="strict")
         origin = "minio" if str(record.get("eventSource", "")).startswith("minio") else "sqs"
         return [_upload(record["s3"]["bucket"]["name"], key, about, origin, str(record.get("eventTime", "")))]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise EventError("An S3 event record is malformed: eventName, bucket name or object key is missing or cannot be read.") from error
 
 
@@ -153,10 +156,18 @@ def _upload(bucket: Any, key: str, about: Mapping[str, Any], origin: str, time: 
         version_id="" if version_id == "null" else version_id,
         etag=str(about.get("eTag") or about.get("etag") or "").strip('"'),
         sequencer=str(about.get("sequencer") or ""),
-        size=int(about.get("size") or 0),
+        size=_number(about.get("size")),
         origin=origin,
         modified=_seconds(time),
     )
+
+
+def _number(said: Any) -> int:
+    """A size or a time as a number that can be stored. Raises ValueError, TypeError, OverflowError."""
+    number = int(said or 0)
+    if not 0 <= number <= MOST:
+        raise ValueError
+    return number
 
 
 def _seconds(iso: str) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import func, select, tuple_
 
 from pipeline import identity
+from pipeline.changes import clean
 from pipeline.database import Database, HistoryRow, JobRow
 from pipeline.jobs import Queue, Stage, Status, Upload, Verdict
 
@@ -72,7 +73,7 @@ def _cursor(row: JobRow) -> str:
 def _place(cursor: str) -> tuple[float, str]:
     try:
         created_at, job_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if isinstance(created_at, float) and isinstance(job_id, str):
+        if isinstance(created_at, float) and isinstance(job_id, str) and clean(job_id) == job_id:
             return created_at, job_id
     except (ValueError, TypeError, binascii.Error):
         pass

@@ -13,6 +13,7 @@ from threading import BoundedSemaphore
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from pipeline import audit
@@ -55,13 +56,18 @@ def add(db: Database, name: str, password: str, role: Role, *, inboxes: Iterable
     if not NAME.fullmatch(name):
         raise AccessError("A user's name has 1 to 64 of the characters a-z, 0-9 and . _ @ + -, and begins with a letter or digit.")
     hashed = _hash(_good(name, password))
+    taken = AccessError(f"There is a user {name} already.")
     with db.write() as session:
         if session.get(UserRow, name) is not None:
-            raise AccessError(f"There is a user {name} already.")
+            raise taken
         bound = existing(session, inboxes)
         at = session.execute(select(now())).scalar_one()
         row = UserRow(name=name, password=hashed, role=role.value, inboxes=bound, created_at=at, generation=0)
         session.add(row)
+        try:
+            session.flush()
+        except IntegrityError as error:  # at this very moment
+            raise taken from error
         audit.note(session, actor, "user.add", f"user:{name}", role=role.value, inboxes=bound)
     return row
 

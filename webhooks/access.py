@@ -10,7 +10,7 @@ import logging
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from flask import Flask, g, redirect, request, url_for
+from flask import Flask, current_app, g, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from pipeline import keys, passes
@@ -24,7 +24,7 @@ from webhooks.sessions import BOOTSTRAP, same
 SAFE = ("GET", "HEAD", "OPTIONS")
 ANYBODY = Principal("anonymous", Role.ADMIN)
 """Whoever asks an open server."""
-FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip")
+FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip")
 log = logging.getLogger(__name__)
 
 
@@ -97,7 +97,7 @@ def _known(context: Context) -> Principal | None:
     # A session is good for pages and for reading; what changes something by the API wants a key.
     if sessions.begun() and (request.blueprint == "dashboard" or request.method in SAFE) and (who := sessions.known()) is not None:
         return who
-    return ANYBODY if is_open(context) and not any(name in request.headers for name in FORWARDED) else None
+    return _anybody(context)
 
 
 def _of_token(context: Context, token: str) -> Principal | None:
@@ -108,6 +108,15 @@ def _of_token(context: Context, token: str) -> Principal | None:
         return who
     if (who := keys.known(context.database, token)) is not None:
         return who
+    return _anybody(context)
+
+
+def _anybody(context: Context) -> Principal | None:
+    """Whoever asks an open server, from this machine and by its own name: not through a proxy, nor a name that was rebound."""
+    if any(name in request.headers for name in FORWARDED):
+        return None
+    if current_app.config["TRUSTED_HOSTS"] is None and not _loopback(urlsplit(f"//{request.host}").hostname or ""):
+        return None
     return ANYBODY if is_open(context) else None
 
 

@@ -18,6 +18,7 @@ from pipeline import events, inboxes
 from pipeline.events import EventError
 from pipeline.inboxes import Directory
 from pipeline.jobs import Upload
+from pipeline.ledger import LedgerError
 from webhooks.accepting import is_ours, take
 from webhooks.access import bearer
 from webhooks.context import here
@@ -67,6 +68,7 @@ def _accept(read: Callable[[Mapping[str, Any]], list[Upload]]) -> tuple[dict[str
         raise Problem(400, str(error) if isinstance(error, EventError) else "The body is not JSON.") from error
     context = here()
     jobs = []
+    wrong: LedgerError | None = None
     among = inboxes.directory(context.settings, context.database) if uploads else Directory(())
     for upload in uploads:
         why, inbox = among.why_not(upload), among.of(upload)
@@ -75,5 +77,10 @@ def _accept(read: Callable[[Mapping[str, Any]], list[Upload]]) -> tuple[dict[str
             continue
         if is_ours(context, upload.key, inbox.prefix):  # and known better by the request that stores it; the sweep is the backstop
             continue
-        jobs.append(take(context, upload, inbox.queue, inbox.name).job_id)
+        try:
+            jobs.append(take(context, upload, inbox.queue, inbox.name).job_id)
+        except LedgerError as error:
+            wrong = error
+    if wrong is not None:  # said when those told of beside it have their jobs
+        raise wrong
     return {"jobs": jobs}, 200

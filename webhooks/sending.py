@@ -166,7 +166,7 @@ def _complaint(response: requests.Response) -> str | None:
 def _retry_after(value: str | None) -> float | None:
     if not value:
         return None
-    if value.strip().lstrip("-").isdecimal():  # as a float, however many digits there are
+    if value.strip().removeprefix("-").isdecimal():  # as a float, however many digits there are
         return max(0.0, float(value))
     try:
         return max(0.0, parsedate_to_datetime(value[:MAX_DATE]).timestamp() - time.time())

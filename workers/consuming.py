@@ -103,14 +103,19 @@ class Consumer:
         return len(done)
 
     def _take(self, message: Mapping[str, str], among: inboxes.Directory) -> bool:
-        """Make the jobs of one message. False: it cannot be read, and is left to the queue."""
+        """Make the jobs of one message. False: some of it cannot be read or stored, and it is left to the queue."""
+        wrong: Exception | None = None
         try:
             for upload in events.from_queue(message["Body"]):
-                ingest.take(self._db, self._settings, upload, among=among)
-        except (EventError, LedgerError) as error:
-            log.warning("Message %s of %s is left to its dead-letter queue: %s", message["MessageId"], self._url, error)
-            return False
-        return True
+                try:
+                    ingest.take(self._db, self._settings, upload, among=among)
+                except LedgerError as error:  # those told of beside it have their jobs all the same
+                    wrong = error
+        except EventError as error:
+            wrong = error
+        if wrong is not None:
+            log.warning("Message %s of %s is left to its dead-letter queue: %s", message["MessageId"], self._url, wrong)
+        return wrong is None
 
     def _delete(self, messages: Sequence[Mapping[str, str]]) -> None:
         entries = [{"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]} for number, message in enumerate(messages)]

@@ -155,6 +155,31 @@ def test_what_was_replaced_or_deleted_before_it_was_read_is_gone_and_nothing_els
     assert found == {"deleted.jpg": [None], "kept.jpg": [b"kept"]}
 
 
+class Told:
+    """A queue that has one message, and says what is deleted."""
+
+    def __init__(self, records: list[dict[str, Any]]) -> None:
+        self.body, self.deleted = json.dumps({"Records": records}), 0
+
+    def receive_message(self, **_: Any) -> dict[str, Any]:
+        return {"Messages": [{"MessageId": "m", "ReceiptHandle": "r", "Body": self.body}]}
+
+    def delete_message_batch(self, **given: Any) -> dict[str, Any]:
+        self.deleted += len(given["Entries"])
+        return {}
+
+
+@pytest.mark.parametrize(("bad", "deleted"), [("a%00b.jpg", 0), ("b.jpg", 1)])
+def test_a_record_that_cannot_be_stored_keeps_no_other_of_its_message_waiting(
+    db: Database, woken: list[tuple[str, Queue]], bad: str, deleted: int
+) -> None:
+    settings = Settings(sqs_url="http://127.0.0.1:1/queue")
+    sqs = Told([record(settings.inbox_bucket, bad), record(settings.inbox_bucket, "good.jpg")])
+    consumer(db, settings, sqs=sqs).once()
+    assert "good.jpg" in [job.key for job in jobs(db)]
+    assert sqs.deleted == deleted, "what was refused in part is left to the dead-letter queue"
+
+
 def test_several_consumers_share_a_queue_and_make_each_job_once(
     amazon: Amazon, at_amazon: Settings, db: Database, woken: list[tuple[str, Queue]], long: bool
 ) -> None:

@@ -104,6 +104,13 @@ def test_a_key_that_cannot_be_stored_is_refused_and_not_an_error_of_ours(web: We
     assert keys(web) == []
 
 
+def test_what_is_told_beside_a_key_that_cannot_be_stored_has_its_job(web: Web) -> None:
+    body = minio("a%00b.jpg")
+    body["Records"] += minio("good.jpg")["Records"]
+    assert post(web, body).status_code == 422
+    assert keys(web) == ["good.jpg"]
+
+
 def test_while_the_database_is_away_the_sender_is_told_to_come_back(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: object, **__: object) -> None:
         raise OperationalError("insert", {}, Exception("gone"))

@@ -80,6 +80,8 @@ def test_filters_mean_what_they_say(db: Database) -> None:
         base64.urlsafe_b64encode(b"[1]").decode(),
         base64.urlsafe_b64encode(b'["a", "b"]').decode(),
         "bnVsbA",
+        base64.urlsafe_b64encode(b'[1.5, "\\ud800"]').decode(),
+        base64.urlsafe_b64encode(b'[1.5, "\\u0000"]').decode(),
     ],
 )
 def test_a_made_up_cursor_is_refused(db: Database, cursor: str) -> None:

@@ -10,6 +10,7 @@ from argon2 import PasswordHasher
 from pydantic import SecretStr
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DatabaseError
+from sqlalchemy.orm import Session
 
 from pipeline import audit, keys, passes, users
 from pipeline.access import AccessError, Principal, Role
@@ -241,6 +242,13 @@ def test_a_user_that_cannot_be_is_refused_in_one_sentence(db: Database, name: st
     assert str(refused.value).endswith(".")
     assert password not in str(refused.value) or not password
     assert users.all_of_them(db) == []
+
+
+def test_a_name_that_two_give_at_once_is_given_once(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    users.add(db, "ann", PASSWORD, Role.VIEWER, actor="cli")
+    monkeypatch.setattr(Session, "get", lambda *_: None)  # the other's is not to be seen yet
+    with pytest.raises(AccessError, match="There is a user ann already"):
+        users.add(db, "ann", PASSWORD, Role.ADMIN, actor="cli")
 
 
 def test_a_name_is_given_once(db: Database) -> None:

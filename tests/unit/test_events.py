@@ -85,7 +85,7 @@ def test_nothing_but_an_event_error_ever_comes_out_of_rubbish(body: Any) -> None
             assert isinstance(reader(body), list)
 
 
-def record(key: str = "a.jpg", name: str = "ObjectCreated:Put", **more: str) -> dict[str, Any]:
+def record(key: str = "a.jpg", name: str = "ObjectCreated:Put", **more: Any) -> dict[str, Any]:
     about = {"key": key, "size": 7, "eTag": "0cc1", "sequencer": "0055AED6DCD90281E5", **more}
     return {"eventSource": "aws:s3", "eventName": name, "s3": {"bucket": {"name": "inbox"}, "object": about}}
 
@@ -117,6 +117,22 @@ def test_what_brings_no_new_bytes_is_no_upload(name: str) -> None:
 
 def test_the_test_event_is_taken_without_complaint() -> None:
     assert from_s3_records({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "inbox"}) == []
+
+
+@pytest.mark.parametrize("size", [10**30, -1, float("inf"), float("nan"), "1e9"])
+def test_a_number_that_is_none_is_an_event_error(size: Any) -> None:
+    for said in ({"size": size}, {"size": 10**4000}):
+        with pytest.raises(EventError, match="S3 event"):
+            from_s3_records({"Records": [record(**said)]})
+    for attributes in ({"file_size": size}, {"mtime": size}, {"mtime": 10**320}):
+        message = {"new_entry": {"attributes": attributes}}
+        with pytest.raises(EventError, match="SeaweedFS"):
+            from_seaweedfs({"event_type": "create", "key": "/buckets/inbox/a.jpg", "message": message})
+
+
+def test_a_message_nested_without_end_is_an_event_error() -> None:
+    with pytest.raises(EventError, match="not JSON"):
+        from_queue("[" * 200_000)
 
 
 @pytest.mark.parametrize("body", [{}, {"Records": None}, {"Records": [{}]}, {"Records": [record("%ff.jpg")]}])

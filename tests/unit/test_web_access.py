@@ -110,3 +110,18 @@ def test_a_cookie_over_https_is_for_https_only(make_web: Callable[..., Web], sql
     web = make_web(sqlite_url, public_url="https://unmask.example", api_key=SecretStr(KEY))
     cookie = web.client.get("/login", headers={"Host": "unmask.example"}).headers["Set-Cookie"]
     assert "Secure" in cookie
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer anything"}, {"Authorization": "Bearer "}])
+@pytest.mark.parametrize("by", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"])
+def test_an_open_server_lets_in_nobody_through_a_proxy(web: Web, headers: dict[str, str], by: str) -> None:
+    assert web.client.get("/v1/keys", headers=headers).status_code == 200
+    assert web.client.get("/v1/keys", headers={**headers, by: "for=192.0.2.1"}).status_code == 401
+
+
+def test_an_open_server_that_cannot_check_its_name_is_open_under_names_of_this_machine_only(
+    make_web: Callable[..., Web], sqlite_url: str
+) -> None:
+    client = make_web(sqlite_url, web_host="::1").client
+    assert client.get("/v1/keys", headers={"Host": "[::1]:8080"}).status_code == 200
+    assert client.get("/v1/keys", headers={"Host": "rebound.example:8080"}).status_code == 401

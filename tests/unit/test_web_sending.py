@@ -130,10 +130,11 @@ def test_what_is_not_http_is_a_failure_with_a_sentence(server: Callable[[Callabl
     assert to(address).error == "The connection to 127.0.0.1 failed."
 
 
-@pytest.mark.parametrize(("value", "seconds"), [("7", 7.0), ("0", 0.0), ("-5", 0.0), ("soon", None), ("", None)])
+@pytest.mark.parametrize(("value", "seconds"), [("7", 7.0), ("0", 0.0), ("-5", 0.0), ("--5", None), ("soon", None), ("", None)])
 def test_retry_after_is_heard(server: Callable[[Callable[[socket.socket], None]], str], value: str, seconds: float | None) -> None:
     said = f"HTTP/1.1 503 X\r\nRetry-After: {value}\r\nContent-Length: 0\r\n\r\n".encode()
-    assert to(server(answering(said))).retry_after_s == seconds
+    answer = to(server(answering(said)))
+    assert (answer.status_code, answer.retry_after_s) == (503, seconds)
 
 
 def test_retry_after_may_be_a_date(server: Callable[[Callable[[socket.socket], None]], str]) -> None:
