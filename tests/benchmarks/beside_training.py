@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -19,13 +20,14 @@ from pathlib import Path
 from pipeline import cards, classroom, inquiry, trainings
 from pipeline.database import Database
 from pipeline.jobs import Status
-from pipeline.settings import Settings
+from pipeline.settings import Settings, to_environment
 from pipeline.storage import Storage
 from pipeline.tables.training import TrainingRow
+from tests.fixtures.people import few
 from workers import embedded
-from workers.app import wake_training
 
 STATES = ("nothing trains", "a training is queued", "a training runs")
+PEOPLE = {"train": 16, "val": 2}
 PARAMS = {"steps": 100_000, "stages": "96:1:.001", "pairs": 8, "look": 10_000, "makers": 1}
 
 
@@ -61,7 +63,11 @@ def main() -> None:
     pictures = [path.read_bytes() for path in photographs]
     found: dict[str, list[float]] = {state: [] for state in STATES}
     with tempfile.TemporaryDirectory(prefix="unmask-beside-") as folder, embedded.stack(Settings(data_dir=Path(folder))) as settings:
+        os.environ |= to_environment(settings)
+        from workers.app import wake_training  # it learns where the broker is as it is loaded
+
         db, store = Database(settings.database), Storage(settings)
+        faces = few(chosen.faces, Path(folder, "faces"), PEOPLE)  # so that a training is soon at its steps, which cost the same
         judged(db, store, settings, pictures[:8], "warm")
         for number in range(chosen.rounds):
             for state in STATES:
@@ -73,12 +79,13 @@ def main() -> None:
                 if state == STATES[1]:
                     group = cards.group("cpu", "0")
                     lease = cards.acquire(db, group, holder="bench", training="none", lease_s=3600, locks=settings.cards_dir)
-                training_id = trainings.ask(db, actor="bench", device="cpu", dataset=str(chosen.faces.absolute()), params=PARAMS)
+                training_id = trainings.ask(db, actor="bench", device="cpu", dataset=str(faces), params=PARAMS)
                 assert training_id is not None
                 wake_training(training_id)
                 if lease is None:
                     wait(lambda id=training_id: _status(db, id).progress.get("step", 0) > 1, "the second step", 1200)  # type: ignore[misc]
                 found[state].append(judged(db, store, settings, pictures, name))
+                assert (_status(db, training_id).started_at is None) == (lease is not None), "the training was where it should not be"
                 trainings.cancel(db, training_id, actor="bench")
                 if lease is not None:
                     cards.release(db, lease)
