@@ -94,7 +94,7 @@ def trusted_hosts(settings: Settings) -> list[str] | None:
 
 def main() -> int:
     """Serve until told to stop."""
-    import waitress
+    from webhooks.serving import serve
 
     try:
         chosen = settings()
@@ -104,8 +104,9 @@ def main() -> int:
     logging.basicConfig(level=chosen.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # full threads are not worth a line each
     largest = max(dashboard.UPLOAD_BYTES, chosen.max_image_bytes) + FORM_OVERHEAD
-    waitress.serve(
+    serve(
         create_app(chosen),
+        patience_s=chosen.predict_wait_s + 2,
         host=chosen.web_host,
         port=chosen.web_port,
         threads=THREADS,

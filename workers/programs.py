@@ -65,7 +65,7 @@ def programs(place: Place, settings: Settings, ports: Mapping[str, int], heard: 
         *([_trainer((*celery, "-A", "workers.train", *worker), settings)] if interpreter(settings) else []),
         *([Program("consumer", WORKERS, (sys.executable, "-m", "workers.consuming"), SERVICE_STOP_S, {})] if queued else []),
         Program("beat", FRONT, beat, 5, {}),
-        Program("web", FRONT, (sys.executable, "-m", "webhooks.app"), 5, {}),
+        Program("web", FRONT, (sys.executable, "-m", "webhooks.app"), settings.predict_wait_s + 5, {}),
     ]
 
 

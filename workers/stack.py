@@ -248,8 +248,9 @@ class Stack:
         """Let what is under way finish, stop in order, and leave the data directory to others."""
         if self._supervisor is not None:
             self._supervisor.terminate()
+            answered_s = self.settings.predict_wait_s  # before the workers are asked to stop
             try:
-                self._supervisor.wait(max(self.settings.stage_limit_s, self.settings.train_stop_s) + SLACK_S)
+                self._supervisor.wait(answered_s + max(self.settings.stage_limit_s, self.settings.train_stop_s) + SLACK_S)
             except subprocess.TimeoutExpired:
                 self.kill()
                 self._supervisor.wait()
