@@ -319,7 +319,7 @@ def _recorded(
 
 def _take_over(session: Session, card: Card, champion: tuple[str, str] | None) -> None:
     """Promote over the champion that it was compared with, and over nobody else."""
-    if not registry.promoted(session, card.name, card.version, over=champion, replace=champion is not None):
+    if not registry.promoted(session, card.name, card.version, over=champion, replace=champion is not None, actor="system"):
         raise GateError(f"There is a champion by now, which {card.name} {card.version} was not compared with.", permanent=False)
 
 

@@ -67,7 +67,7 @@ class Version:
     signed: bool = True
 
 
-def publish(database: Database, storage: Storage, settings: Settings, folder: Path) -> Card:
+def publish(database: Database, storage: Storage, settings: Settings, folder: Path, *, actor: str = "system") -> Card:
     """Upload the version in `folder` and enter it into the registry; the card goes last, then the row.
 
     Doing it again changes nothing, and puts back objects that the bucket has lost. Raises ModelError if a file is not
@@ -92,6 +92,7 @@ def publish(database: Database, storage: Storage, settings: Settings, folder: Pa
                 signature = signing.sign(settings, card.name, card.version, files)
                 told = card.model_dump(mode="json")
                 session.add(ModelRow(name=card.name, version=card.version, files=files, card=told, signature=signature, created_at=at))
+                audit.note(session, actor, "model.publish", f"{card.name} {card.version}")
     except IntegrityError:  # another process published it at the same moment
         pass
     _must_agree(database, card, files)

@@ -61,7 +61,7 @@ class Shadow:
         """Have a judged job scored as well, perhaps. Returns at once, never raises; False: not this one."""
         try:
             current = self._who()
-            if current is None or model.version == current.version or not chosen(job_id, current.share):
+            if current is None or (model.name, model.version) == (current.name, current.version) or not chosen(job_id, current.share):
                 return False
             self._start()
             self._jobs.put_nowait((job_id, faces, judgements, model.version))

@@ -167,11 +167,13 @@ def _look_for_work(**_: Any) -> None:
 
 
 def clear_away(db: Database, chosen: Settings) -> list[str]:
-    """Remove this machine's folders of trainings that are done, here or elsewhere; returns their ids."""
+    """Remove this machine's folders of trainings that are done, here or elsewhere, or that nobody will go on with; returns their ids."""
     removed = []
     for folder in chosen.trainings_dir.glob("trn_*"):
         row = classroom.one(db, folder.name)
-        if row is None or row.status == Status.DONE.value:
+        # upkeep has forgotten the runs of those that failed or were cancelled long ago
+        forsaken = row is not None and row.runs == 0 and row.finished_at is not None
+        if row is None or row.status == Status.DONE.value or forsaken:
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder.name)
     return removed

@@ -43,13 +43,12 @@ def jobs(db: Database) -> None:
 def models(db: Database, folder: Path) -> None:
     """A first champion, a second, back to the first; a candidate that waits, and one that is refused."""
     store, settings = MemoryStorage(), SETTINGS.model_copy(update={"data_dir": folder, "shadow_s": 0.0})
+    cards = [registry.publish(db, store, settings, write_model(folder / version, version=version)) for version in "1234"]
     for version in ("1", "2"):
-        registry.publish(db, store, settings, write_model(folder / version, version=version))
         registry.promote(db, "green", version)
     registry.rollback(db)
-    card = registry.versions(db)[0].card
     checks = [Check("auc", False, "The AUC is lower by .1."), Check("ece", True, "The calibration error is .02.")]
-    for outcome in (Outcome.WAITING, Outcome.REFUSED):
+    for card, outcome in zip(cards[2:], (Outcome.WAITING, Outcome.REFUSED), strict=True):
         gate._recorded(db, store, settings, card, ("green", "1"), checks, outcome, training_id="trn_1")
     with db.write() as session:
         reference = ReferenceRow(name="green", version="1", dataset="d", samples={}, created_at=now())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from pipeline import cards, classroom, trainings
 from pipeline.database import Database
@@ -19,7 +20,7 @@ from pipeline.jobs import Status
 from pipeline.settings import Settings
 from pipeline.tables.training import TrainingRow
 from pipeline.training import checkpoint
-from tests.fixtures.trainings import asked, told_events
+from tests.fixtures.trainings import asked, claimed, told_events
 from workers import train, upkeep
 
 Trainer = Callable[..., Settings]
@@ -150,10 +151,17 @@ def test_a_worker_that_is_ending_begins_nothing(db: Database, trainer: Trainer, 
 
 def test_folders_of_trainings_that_are_over_are_cleared_away(db: Database, trainer: Trainer, faces: str) -> None:
     settings, waiting = trainer("exit 0"), asked(db, dataset=faces)
-    for name in (waiting, "trn_unknown", "other"):
+    resumable, forsaken = asked(db, dataset=faces), asked(db, dataset=faces)
+    for name in (resumable, forsaken):
+        assert claimed(db, name)
+        assert trainings.cancel(db, name, actor="cli")
+    with db.write() as session:
+        session.execute(update(TrainingRow).where(TrainingRow.id == forsaken).values(finished_at=1.0))
+    assert trainings.forsaken(db, after_s=60.0) == [forsaken]
+    for name in (waiting, resumable, forsaken, "trn_unknown", "other"):
         (settings.trainings_dir / name).mkdir(parents=True)
-    assert train.clear_away(db, settings) == ["trn_unknown"]
-    assert {path.name for path in settings.trainings_dir.iterdir()} == {waiting, "other"}
+    assert set(train.clear_away(db, settings)) == {"trn_unknown", forsaken}
+    assert {path.name for path in settings.trainings_dir.iterdir()} == {waiting, resumable, "other"}
 
 
 def test_it_is_one_of_the_workers_and_never_loads_tensorflow() -> None:

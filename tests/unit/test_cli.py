@@ -394,3 +394,23 @@ def test_evaluate_takes_the_model_that_comes_with_the_product_where_nothing_has_
     assert "green 7, f32" in run("evaluate", "--faces", str(faces), "--no-grid").stdout
     assert "green 7, f32" in run("evaluate", "--faces", str(faces), "--no-grid", "--model", "7").stdout
     assert "Nothing has run" in one_sentence(run("evaluate", "--faces", str(faces), "--model", "8"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("drift",), "No day was compared yet"),
+        (("models", "shadow"), "Nothing has been in the shadow yet"),
+        (("models", "list"), "No model is published yet"),
+        (("datasets", "list"), "The default data set is empty"),
+    ],
+)
+def test_where_there_is_nothing_yet_a_sentence_says_so_and_what_to_do(run: Run, db: Database, words: tuple[str, ...], said: str) -> None:
+    result = run(*words)
+
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert text.startswith(said)
+    assert "`unmask " in text
+    assert text.endswith(".")
+    assert run(*words, "--json").exit_code == 0 or words == ("models", "shadow")

@@ -53,6 +53,9 @@ def list_datasets(as_json: bool) -> None:
         used = [{"sha256": row.sha256, "at": console.moment(row.created_at), **row.counts} for row in rows]
         console.print_json({"now": present, "used": used, "pinned": pinned})
         return
+    if not present["people"] and not rows and not pinned:
+        console.console().print("The default data set is empty: `unmask datasets add FOLDER` adds photographs.")
+        return
     made = console.table("The default data set", "as of", "train", "val", "hold-out", "people", "labelled", "hash")
     for when, counts, name in [("now", present, ""), *((console.local(row.created_at), row.counts, row.sha256[:16]) for row in rows)]:
         made.add_row(when, *(str(counts.get(key, 0)) for key in ("train", "val", "test", "people", "labelled")), name)

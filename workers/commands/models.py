@@ -41,6 +41,9 @@ def list_models(as_json: bool) -> None:
             ]
         )
         return
+    if not found:
+        console.console().print("No model is published yet: `unmask models install` publishes the one that comes with the product.")
+        return
     made = console.table("Models", "name", "version", "is", "AUC (95 % interval)", "published")
     for one in found:
         metrics = ", ".join(f"{name.replace('_', ' ')} {_auc(value)}" for name, value in one.card.metrics.items())
@@ -79,7 +82,7 @@ def publish(folder: Path) -> None:
     """Check the version in FOLDER and upload it; it judges only after `unmask models promote`."""
     settings = settings_in_force()
     with opened(settings) as database:
-        card = registry.publish(database, object_store(settings), settings, folder)
+        card = registry.publish(database, object_store(settings), settings, folder, actor="cli")
     console.console().print(f"{escape(card.name)} {escape(card.version)} is published.")
 
 
