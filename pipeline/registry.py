@@ -36,6 +36,7 @@ __all__ = [
     "champion",
     "fetch",
     "find",
+    "former",
     "install_starter",
     "nominate",
     "promote",
@@ -188,6 +189,16 @@ def champion(database: Database) -> tuple[str, str]:
         if alias is None:
             raise ModelError("No model is champion yet: name one with `unmask models promote`.", permanent=False)
         return alias.name, alias.version
+
+
+def former(database: Database) -> tuple[str, str] | None:
+    """The champion before this one, if it was published earlier: what was rolled back from is nothing to fall back on."""
+    with database.read() as session:
+        alias = session.get(AliasRow, CHAMPION)
+        if alias is None or alias.previous_name is None or alias.previous_version is None:
+            return None
+        present, before = (session.get(ModelRow, of) for of in ((alias.name, alias.version), (alias.previous_name, alias.previous_version)))
+        return (before.name, before.version) if present and before and before.created_at < present.created_at else None
 
 
 def card(database: Database, name: str, version: str) -> Card:

@@ -53,7 +53,7 @@ class Champion:
         return self._card
 
     def classifier(self) -> Classifier:
-        """It itself, loaded; or the one before, if it cannot be loaded. Raises ModelError if there is neither."""
+        """It itself, loaded; or the one before, if it cannot be loaded or may not be. Raises ModelError if there is neither."""
         try:
             name = self._who()
         except ModelError:
@@ -63,17 +63,24 @@ class Champion:
         if self._loaded is not None and (self._loaded[0] == name or self._clock() < self._not_before):
             return self._loaded[1]
         try:
-            folder = registry.fetch(self._db, storage(self._settings), self._settings, *name)
-            fresh = classification.load(folder, runtime=self._settings.runtime, precision=self._settings.precision)
+            fresh = self._fetched(name)
         except ModelError as error:
             if self._loaded is None:
-                raise
+                # a process that has just started has none, and what was altered will be so in the next one, too
+                before = registry.former(self._db) if error.permanent else None
+                if before is None:
+                    raise
+                self._loaded = (before, self._fetched(before))
             log.error("The champion %s %s cannot be used, %s %s goes on: %s", *name, *self._loaded[0], error)
             self._not_before = self._clock() + AGAIN_S
             return self._loaded[1]
         log.info("The champion is %s %s, in %s.", *name, fresh.precision)
         self._loaded, self._not_before = (name, fresh), 0.0
         return fresh
+
+    def _fetched(self, name: tuple[str, str]) -> Classifier:
+        folder = registry.fetch(self._db, storage(self._settings), self._settings, *name)
+        return classification.load(folder, runtime=self._settings.runtime, precision=self._settings.precision)
 
     def _who(self) -> tuple[str, str]:
         if self._name is None or self._clock() - self._checked >= CHECK_S:

@@ -88,6 +88,24 @@ def test_what_is_not_ours_is_refused_unopened_and_the_old_model_goes_on(
         registry.fetch(db, store, settings, "green", "2")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("harm", [tamper, unsign])
+def test_a_worker_that_starts_meanwhile_goes_on_with_the_old_model_too(
+    house: tuple[Database, Shelf, Settings], harm: Callable[..., None]
+) -> None:
+    db, store, settings = house
+    registry.promote(db, "green", "2")
+    harm(db, store, settings)
+
+    assert Champion(db, settings).classifier().name.version == "1"
+
+    registry.promote(db, "green", "1")
+    registry.promote(db, "green", "2")
+    with db.write() as session:
+        session.execute(update(ModelRow).where(ModelRow.version == "1").values(created_at=9e9))
+    with pytest.raises(ModelError):  # what somebody went back from is none to fall back on
+        Champion(db, settings).classifier()
+
+
 def test_a_signature_is_of_this_installation_and_can_be_made_anew(house: tuple[Database, Shelf, Settings]) -> None:
     db, store, settings = house
     unsign(db, store, settings)
