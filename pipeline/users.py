@@ -145,9 +145,10 @@ def end_sessions(db: Database, name: str, *, actor: str) -> UserRow:
 
 def authenticated(db: Database, name: str, password: str) -> UserRow | None:
     """The user of that name and password; None: wrong, unknown, or turned off. Takes as long whichever it is."""
+    nobodys = _nobodys()  # made at the first try, whoever it is for
     with db.read() as session:
         row = session.get(UserRow, name[:64])
-    stored = _nobodys() if row is None else row.password
+    stored = nobodys if row is None else row.password
     if not _matches(stored, password[: LONGEST + 1]) or row is None or row.disabled_at is not None:
         return None
     if _hasher().check_needs_rehash(stored):

@@ -6,12 +6,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import and_, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from pipeline import audit, outbox
 from pipeline.database import Database, DeliveryAttemptRow, DeliveryRow, EndpointRow, EventRow, now
 from pipeline.payloads import TEST_EVENT
 from webhooks.endpoints import SYSTEM, EndpointError, enabled
+from webhooks.endpoints import get as get_endpoint
 
 AT_ONCE = 500
 """So many events are replayed in one transaction."""
@@ -126,19 +128,22 @@ def replay(
     if undelivered:
         events = events.where(or_(DeliveryRow.id.is_(None), DeliveryRow.status != "delivered"))
     while True:
-        with db.write() as session:
-            rows = session.execute(events.where(EventRow.id > last).order_by(EventRow.id).limit(AT_ONCE)).all()
-            if not rows:
-                return count
-            _again(session, [row.delivery_id for row in rows if row.delivery_id is not None])
-            at = session.execute(select(now())).scalar_one()
-            wanted = [
-                row.id for row in rows if row.delivery_id is None and outbox.wants(row.type, row.inbox, endpoint.events, endpoint.inbox)
-            ]
-            if wanted:
-                session.execute(insert(DeliveryRow), [outbox.delivery(event_id, endpoint_id, at) for event_id in wanted])
-            count += len(wanted) + sum(row.delivery_id is not None for row in rows)
-            last = rows[-1].id
+        try:
+            with db.write() as session:
+                rows = session.execute(events.where(EventRow.id > last).order_by(EventRow.id).limit(AT_ONCE)).all()
+                if not rows:
+                    return count
+                _again(session, [row.delivery_id for row in rows if row.delivery_id is not None])
+                at = session.execute(select(now())).scalar_one()
+                unheard = [row for row in rows if row.delivery_id is None]
+                wanted = [row.id for row in unheard if outbox.wants(row.type, row.inbox, endpoint.events, endpoint.inbox)]
+                if wanted:
+                    session.execute(insert(DeliveryRow), [outbox.delivery(event_id, endpoint_id, at) for event_id in wanted])
+        except IntegrityError:  # somebody else replays it, too, or has removed the endpoint
+            get_endpoint(db, endpoint_id, inboxes)
+            continue
+        count += len(wanted) + len(rows) - len(unheard)
+        last = rows[-1].id
 
 
 def _again(session: Session, delivery_ids: Sequence[str]) -> None:

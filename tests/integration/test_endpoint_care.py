@@ -234,6 +234,41 @@ def test_a_replay_brings_what_was_missed_with_the_same_ids(db: Database, receive
     assert deliveries.replay(db, row.id, since=since, until=until, undelivered=True) == 0
 
 
+def test_two_replays_at_once_bring_everything_once(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    if db.engine.dialect.name == "sqlite":
+        pytest.skip("writers are alone there")
+    for _ in range(3):
+        claimed(db, accepted(db))
+    row, _ = endpoints.register(db, SETTINGS, "https://example.com/hooks")
+    wants, other = outbox.wants, []
+
+    def in_between(*given: object) -> bool:
+        monkeypatch.setattr(outbox, "wants", wants)
+        other.append(deliveries.replay(db, row.id, since=0.0))
+        return wants(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(outbox, "wants", in_between)
+    assert (deliveries.replay(db, row.id, since=0.0), other) == (3, [3])
+    with db.read() as session:
+        assert len(session.scalars(select(DeliveryRow)).all()) == 3
+
+
+def test_an_endpoint_that_is_removed_while_it_is_told_again_is_missing(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    if db.engine.dialect.name == "sqlite":
+        pytest.skip("writers are alone there")
+    claimed(db, accepted(db))
+    row, _ = endpoints.register(db, SETTINGS, "https://example.com/hooks")
+    wants = outbox.wants
+
+    def in_between(*given: object) -> bool:
+        endpoints.remove(db, row.id)
+        return wants(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(outbox, "wants", in_between)
+    with pytest.raises(EndpointError, match="no endpoint"):
+        deliveries.replay(db, row.id, since=0.0)
+
+
 def test_a_replay_of_many_events_goes_in_parts(db: Database, receivers: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deliveries, "AT_ONCE", 4)
     ids = [brought_to(db, None) for _ in range(5)]

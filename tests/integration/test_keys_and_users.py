@@ -172,6 +172,20 @@ def test_a_user_comes_in_by_their_password_only(db: Database, inboxes: None) -> 
     assert deeds(db) == [("cli", "user.add", "user:ann")]
 
 
+def test_the_first_try_costs_as_many_hashes_whoever_it_is_for(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    users.add(db, "ann", PASSWORD, Role.VIEWER, actor="cli")
+    made: list[str] = []
+    real = users._hash
+    monkeypatch.setattr(users, "_hash", lambda password: made.append(password) or real(password))
+    counts = []
+    for name in ("ann", "nobody"):
+        users._nobodys.cache_clear()  # as after a start
+        made.clear()
+        assert users.authenticated(db, name, "wrong") is None
+        counts.append(len(made))
+    assert counts == [1, 1]
+
+
 def test_whatever_changes_what_a_user_may_do_ends_their_sessions(db: Database, inboxes: None) -> None:
     users.add(db, "ann", PASSWORD, Role.VIEWER, actor="cli")
     changes = [
