@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 
 from pipeline import outbox, registry
 from pipeline.card import ModelError
@@ -171,7 +172,10 @@ def _compare_day(db: Database, settings: Settings, day: str, start: float, refer
         known = reference.samples.get(measure) or []
         if known:
             found[measure] = compare([float(row[place] or 0.0) for row in rows], known, psi_limit=settings.drift_psi)
-    return _record(db, day, reference, found)
+    try:
+        return _record(db, day, reference, found)
+    except IntegrityError:  # somebody else wrote the day down at this moment, and announces it
+        return False
 
 
 def _record(db: Database, day: str, reference: ReferenceRow, found: Mapping[str, Compared]) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
 
-from pipeline import classroom, drift, registry, schedules, trainings
+from pipeline import classroom, drift, outbox, registry, schedules, trainings
 from pipeline.database import AliasRow, Database, EventRow, FaceRow, JobRow, ModelRow
 from pipeline.settings import Settings
 from pipeline.tables.learning import ReferenceRow
@@ -127,3 +130,23 @@ def test_an_alarm_fires_a_schedule_whoever_found_it_and_beside_the_slot_at_midni
     row = classroom.one(db, woken[0])
     assert row is not None
     assert (row.schedule, row.slot) == ("daily", drift.slot_of(day))
+
+
+def test_two_that_look_at_the_same_moment_give_one_alarm(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    traffic(db, 0.25)
+    both, following, found = threading.Barrier(2), outbox.next_sequence, []
+
+    def meet(session: Session, subject: str) -> int:
+        with suppress(threading.BrokenBarrierError):  # where the second waits for the first, nobody meets here
+            both.wait(1.0)
+        return following(session, subject)
+
+    monkeypatch.setattr(outbox, "next_sequence", meet)
+    looks = [threading.Thread(target=lambda: found.append(drift.look(db, SETTINGS, at=NOW))) for _ in range(2)]
+    for one in looks:
+        one.start()
+    for one in looks:
+        one.join()
+
+    assert sorted(found) == [[], ["2024-10-04"]]
+    assert len(told(db)) == 1
