@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from werkzeug.test import TestResponse
 
 from pipeline import inquiry
+from pipeline.database import Database
 from pipeline.jobs import Queue, Stage
 from tests.fixtures.web import EVENTS_TOKEN, Web
 
@@ -119,6 +121,21 @@ def test_while_the_database_is_away_the_sender_is_told_to_come_back(web: Web, mo
         monkeypatch.setattr(web.db, way, away)
     answer = post(web, minio("a.jpg"))
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+
+
+def test_connections_that_have_just_died_are_503_once_and_replaced(web: Web) -> None:
+    if web.db.engine.dialect.name == "sqlite":
+        pytest.skip("has no server that could end a connection")
+    with web.db.read() as one, web.db.read() as other:  # two of them in the pool, used a moment ago
+        pids = [session.execute(text("select pg_backend_pid()")).scalar_one() for session in (one, other)]
+    killer = Database(web.settings.database)
+    with killer.read() as session:
+        for pid in pids:
+            session.execute(text("select pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+    killer.dispose()
+    statuses = [post(web, minio("a.jpg")).status_code for _ in range(2)]
+    assert statuses == [503, 200]
+    assert keys(web) == ["a.jpg"]
 
 
 def test_a_broker_that_is_away_loses_nothing(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
