@@ -15,6 +15,7 @@ from pipeline.changes import clean
 from pipeline.database import Database, EndpointRow, JobRow, now
 from pipeline.inboxes import DEFAULT, NAME, Inbox, InboxError, of_settings, whole
 from pipeline.settings import Settings
+from pipeline.tables.access import ApiKeyRow, UserRow
 from pipeline.tables.inboxes import BackfillRow, InboxRow
 
 SOURCES = ("webhook", "sqs", "none")
@@ -84,6 +85,8 @@ def remove(db: Database, name: str, *, by: str) -> None:
             raise InboxError(f"The inbox {name} has jobs, whose results are found by it: turn it off instead.")
         if session.execute(select(exists().where(EndpointRow.inbox == name))).scalar_one():
             raise InboxError(f"Webhook endpoints listen to the inbox {name}: remove them first.")
+        if _is_anybodys(session, name):  # or they would see what comes in under the same name later
+            raise InboxError(f"Keys or users are bound to the inbox {name}: revoke those keys and give those users another inbox first.")
         for backfill in session.scalars(select(BackfillRow).where(BackfillRow.inbox == name)):
             session.delete(backfill)
         session.delete(row)
@@ -109,6 +112,11 @@ def _others(session: Session, settings: Settings, name: str) -> list[Inbox]:
 
 def _has_jobs(session: Session, name: str) -> bool:
     return bool(session.execute(select(exists().where(JobRow.inbox == name))).scalar_one())
+
+
+def _is_anybodys(session: Session, name: str) -> bool:
+    bound = session.scalars(select(ApiKeyRow.inboxes).where(ApiKeyRow.revoked_at.is_(None))).all()
+    return any(name in names for names in [*bound, *session.scalars(select(UserRow.inboxes))])
 
 
 def _raw(row: InboxRow) -> Inbox:

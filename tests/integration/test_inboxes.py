@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import audit, inboxes, inboxkeeping, ledger
+from pipeline import audit, inboxes, inboxkeeping, keys, ledger, users
 from pipeline.access import Principal, Role
 from pipeline.database import Database
 from pipeline.inboxes import Inbox, InboxError
@@ -21,6 +21,19 @@ PRESS = Inbox("press", "press-bucket", "in/")
 
 def add(db: Database, inbox: Inbox = PRESS, settings: Settings = SETTINGS) -> Inbox:
     return inboxkeeping.add(db, settings, inbox, by="test")
+
+
+def test_an_inbox_that_somebody_is_bound_to_is_not_removed_for_its_name_could_be_given_to_others(db: Database) -> None:
+    add(db)
+    key, _ = keys.add(db, "a program", Role.VIEWER, inboxes=["press"], actor="test")
+    users.add(db, "ann", "correct horse battery", Role.VIEWER, inboxes=["press"], actor="test")
+    with pytest.raises(InboxError, match="bound to the inbox press"):
+        inboxkeeping.remove(db, "press", by="test")
+    keys.revoke(db, key.id, actor="test")
+    with pytest.raises(InboxError, match="bound to the inbox press"):
+        inboxkeeping.remove(db, "press", by="test")
+    users.change(db, "ann", inboxes=["default"], actor="test")
+    inboxkeeping.remove(db, "press", by="test")
 
 
 def test_an_upload_belongs_to_the_inbox_it_lies_in(db: Database) -> None:
