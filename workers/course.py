@@ -31,7 +31,7 @@ from pipeline.database import Database
 from pipeline.settings import Settings
 from pipeline.storage import Storage, StorageError
 from pipeline.trainings import Claim
-from workers import keeping, launching, material, tether
+from workers import calm, keeping, launching, material, tether
 from workers.environments import CODE
 from workers.exclusion import locked_within
 from workers.holding import Hold
@@ -307,9 +307,8 @@ class Course:
 
     def _watched(self, command: Sequence[str], environment: Mapping[str, str], look: Callable[[], None], *, nice: bool) -> Outcome:
         """Run a program that dies with us, looking after it, until it ends; asked to stop, it gets `train_stop_s` to do so."""
-        calm = shutil.which("nice") if nice else None
         tied = [sys.executable, "-S", "-E", tether.__file__, str(self.folder / "alive.lock")]
-        words = [*tied, *([calm, "-n", str(NICE)] if calm else []), *command]
+        words = [*tied, *([sys.executable, "-S", "-E", calm.__file__, str(NICE)] if nice else []), *command]
         self._heard = time.monotonic()
         asked: float | None = None
         with (self.folder / "log").open("wb") as output:

@@ -17,11 +17,16 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from pipeline import groups
-from workers import tether
+from workers import calm, tether
 from workers.launching import DONE, STOPPED, Launch, cluster, mpirun, pinning
 
 STOP = signal.SIGUSR1
 """What asks a rank to stop. mpirun passes it on, where SIGTERM makes it end its ranks; and TensorFlow's strategies keep SIGTERM."""
+
+
+def _begin() -> None:
+    tether.tie()
+    calm.settle()  # a session of its own is not as nice as this one by itself
 
 
 def free_ports(count: int) -> list[int]:
@@ -61,7 +66,7 @@ def run(launch: Launch, command: Sequence[str]) -> int:
         signal.signal(number, pass_on)
     for words, environment in commands(launch, command, os.environ):
         # Ctrl-C at a terminal is for this process, which has them stop in order; mpirun would end its ranks
-        started = subprocess.Popen(words, env=environment, preexec_fn=tether.tie, start_new_session=True)
+        started = subprocess.Popen(words, env=environment, preexec_fn=_begin, start_new_session=True)
         living[started.pid] = started
     if asked:  # before there was anybody to hear it
         send(STOP)

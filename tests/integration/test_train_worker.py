@@ -22,6 +22,7 @@ from pipeline.tables.training import TrainingRow
 from pipeline.training import checkpoint
 from tests.fixtures.trainings import asked, claimed, told_events
 from workers import train, upkeep
+from workers.course import NICE
 
 Trainer = Callable[..., Settings]
 
@@ -186,3 +187,15 @@ def test_what_a_dead_worker_had_no_time_to_store_is_stored_before_there_is_more(
     assert kept is not None
     assert (kept["stage"], kept["step"], list(kept["files"])) == (0, 7, ["checkpoint.npz"])
     assert [point["step"] for point in classroom.curve(db, training_id)] == [7]
+
+
+def test_a_trainer_on_the_cpu_lets_everything_else_go_first(db: Database, trainer: Trainer, faces: str) -> None:
+    group = Path("/proc/self/autogroup")
+    training_id, settings = asked(db, dataset=faces), trainer("nice > found; cat /proc/self/autogroup >> found; exit 1")
+
+    assert train.run(db, settings, training_id) is Status.QUEUED
+
+    own, *session = (settings.trainings_dir / training_id / "found").read_text().splitlines()
+    assert int(own) == os.nice(0) + NICE
+    if group.exists() and group.read_text().strip():
+        assert session[0].endswith(f" nice {own}"), "niceness alone counts among the processes of one session only"
