@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 def install(app: Flask, settings: Settings) -> None:
     """Guard every request of the application, and put the security headers on every answer."""
     app.before_request(_identify)
-    limits.install(app, settings, door="dashboard.log_in")
+    limits.install(app, settings, door="dashboard.log_in", inner_door="dashboard.change_password")
     app.before_request(_guard)
     app.after_request(headers.put_on)
     app.jinja_env.globals.update(csrf_token=sessions.csrf_token, may=may)

@@ -23,10 +23,11 @@ PATIENCE_S = 1
 """Seconds that the broker may take to count."""
 
 
-def install(app: Flask, settings: Settings, *, door: str) -> None:
+def install(app: Flask, settings: Settings, *, door: str, inner_door: str) -> None:
     """Count every request of the application; has to run after the caller is known, and before anything is done for them.
 
-    `door`: the endpoint where passwords are tried; every try counts, by address and by name.
+    `door`: the endpoint where passwords are tried; every try counts, by address and by name. `inner_door`: where those who
+    are in already show theirs again; every try counts, by who it is.
     """
     everybody = [ApplicationLimit(UNKNOWN, key_function=address, scope="unknown", exempt_when=_known, deduct_when=_unknown)]
     if settings.rate_limit:
@@ -46,6 +47,8 @@ def install(app: Flask, settings: Settings, *, door: str) -> None:
     for who in (address, _name):
         view = limiter.limit(settings.login_limit, key_func=who, scope=who.__name__)(view)
     app.view_functions[door] = view
+    again: Any = app.view_functions[inner_door]
+    app.view_functions[inner_door] = limiter.limit(settings.login_limit, key_func=caller, scope="password")(again)
     app.register_error_handler(RateLimitExceeded, lambda error: _too_often(limiter, error))
 
 

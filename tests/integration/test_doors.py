@@ -231,6 +231,15 @@ def test_passwords_are_not_tried_for_long(make_web: Callable[..., Web], sqlite_u
     assert 1 <= int(held.headers["Retry-After"]) <= 61
 
 
+def test_a_session_is_not_good_for_trying_its_users_password(make_web: Callable[..., Web], sqlite_url: str) -> None:
+    web = make_web(sqlite_url, login_limit="3/minute")
+    users.add(web.db, "ann", PASSWORD, Role.ADMIN, actor="cli")
+    client = came_in(web, "ann")
+    form = {"csrf": web.csrf(client), "old": "wrong", "new": PASSWORD + "2"}
+    assert [client.post("/account/password", data=form).status_code for _ in range(4)] == [422, 422, 422, 429]
+    assert client.get("/account").status_code == 200
+
+
 def test_one_name_is_not_tried_from_many_addresses(make_web: Callable[..., Web], sqlite_url: str) -> None:
     web = make_web(sqlite_url, login_limit="3/minute", proxies=1)
     users.add(web.db, "ann", PASSWORD, Role.ADMIN, actor="cli")
