@@ -97,7 +97,7 @@ def _known(context: Context) -> Principal | None:
     # A session is good for pages and for reading; what changes something by the API wants a key.
     if sessions.begun() and (request.blueprint == "dashboard" or request.method in SAFE) and (who := sessions.known()) is not None:
         return who
-    return _anybody(context)
+    return let_in_unknown(context)
 
 
 def _of_token(context: Context, token: str) -> Principal | None:
@@ -108,10 +108,10 @@ def _of_token(context: Context, token: str) -> Principal | None:
         return who
     if (who := keys.known(context.database, token)) is not None:
         return who
-    return _anybody(context)
+    return let_in_unknown(context)
 
 
-def _anybody(context: Context) -> Principal | None:
+def let_in_unknown(context: Context) -> Principal | None:
     """Whoever asks an open server, from this machine and by its own name: not through a proxy, nor a name that was rebound."""
     if any(name in request.headers for name in FORWARDED):
         return None

@@ -119,6 +119,13 @@ def test_an_open_server_lets_in_nobody_through_a_proxy(web: Web, headers: dict[s
     assert web.client.get("/v1/keys", headers={**headers, by: "for=192.0.2.1"}).status_code == 401
 
 
+def test_who_comes_to_an_open_server_through_a_proxy_sees_the_door_and_is_not_sent_in_circles(web: Web) -> None:
+    assert web.client.get("/login").status_code == 302
+    through = web.client.get("/login", headers={"X-Forwarded-For": "192.0.2.1"})
+    assert through.status_code == 200
+    assert "Nobody can come in yet" in through.get_data(as_text=True)
+
+
 def test_an_open_server_that_cannot_check_its_name_is_open_under_names_of_this_machine_only(
     make_web: Callable[..., Web], sqlite_url: str
 ) -> None:

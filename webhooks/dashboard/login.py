@@ -19,7 +19,7 @@ UNKNOWN = "-"
 @blueprint.get("/login")
 def login() -> str | AnyResponse:
     """The form."""
-    if access.is_open(here()):
+    if access.let_in_unknown(here()) is not None:
         return redirect(url_for("dashboard.index"))
     return _form("" if access.keyed() else "Nobody can come in yet: set UNMASK_API_KEY, or run `unmask users add` on the server.")
 
