@@ -84,6 +84,7 @@ class Course:
         self._db, self._storage, self._settings = db, storage, settings
         self._claim, self._hold, self._lease, self._python, self._stopping = claim, hold, lease, python, stopping
         self.folder = (settings.trainings_dir / claim.training_id).absolute()
+        self._settled = dict(claim.settled)
         self._stored = 0
         self._mark: tuple[int, int] | None = None
         self._read = 0
@@ -127,8 +128,7 @@ class Course:
         return here is not None and here >= _place(kept)
 
     def _material(self) -> material.Material:
-        settled = self._claim.settled
-        before = str(settled.get("dataset_sha256", ""))
+        before = str(self._settled.get("dataset_sha256", ""))
         found = material.bring(self._db, self._storage, self._settings, self._claim.dataset, self.folder / "data", sha256=before)
         if found.sha256 != before:
             self._settle(dataset_sha256=found.sha256)
@@ -139,11 +139,10 @@ class Course:
         start = self._claim.params.get("start")
         if start is None:
             return []
-        settled = self._claim.settled
-        if "start_version" not in settled:
+        if "start_version" not in self._settled:
             name, version = registry.champion(self._db) if start == options.CHAMPION else registry.find(self._db, start)
             self._settle(start_name=name, start_version=version)
-            settled = {"start_name": name, "start_version": version}
+        settled = self._settled
         source = registry.fetch(self._db, self._storage, self._settings, settled["start_name"], settled["start_version"]) / "weights.h5"
         if not source.is_file():
             raise CourseError(f"The model {settled['start_version']} has no weights to go on from.", permanent=True)
@@ -154,6 +153,7 @@ class Course:
         if not trainings.settled(self._db, self._claim, **facts):
             self._hold.lost.set()
         self._hold.check()
+        self._settled.update(facts)
 
     # -- train
 

@@ -9,7 +9,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import update
@@ -18,11 +19,12 @@ from pipeline import cards, classroom, trainings
 from pipeline.database import Database
 from pipeline.jobs import Status
 from pipeline.settings import Settings
+from pipeline.storage import storage
 from pipeline.tables.training import TrainingRow
 from pipeline.training import checkpoint
 from tests.fixtures.trainings import asked, claimed, told_events
-from workers import train, upkeep
-from workers.course import NICE
+from workers import material, train, upkeep
+from workers.course import NICE, Course
 
 Trainer = Callable[..., Settings]
 
@@ -199,3 +201,23 @@ def test_a_trainer_on_the_cpu_lets_everything_else_go_first(db: Database, traine
     assert int(own) == os.nice(0) + NICE
     if group.exists() and group.read_text().strip():
         assert session[0].endswith(f" nice {own}"), "niceness alone counts among the processes of one session only"
+
+
+def test_one_training_keeps_to_one_state_of_the_growing_data_set(
+    db: Database, trainer: Trainer, faces: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels that are accepted meanwhile are for the next one: the version would otherwise name data it never saw."""
+    settings, training_id = trainer("exit 1"), asked(db, dataset="")
+    claim, wanted = claimed(db, training_id), list[str]()
+
+    def bring(*_: object, sha256: str) -> material.Material:
+        wanted.append(sha256)
+        return material.Material(Path(faces), None, sha256 or f"state {len(wanted)}")
+
+    monkeypatch.setattr(material, "bring", bring)
+    hold, lease = cast(Any, SimpleNamespace(check=lambda: None)), cast(Any, None)
+    course = Course(db, storage(settings), settings, claim, hold, lease, sys.executable)
+
+    assert [course._material().sha256 for _ in range(2)] == ["state 1", "state 1"]
+    assert wanted == ["", "state 1"]
+    assert row_of(db, training_id).settled == {"dataset_sha256": "state 1"}
