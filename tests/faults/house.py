@@ -27,6 +27,7 @@ from pipeline import faults, registry
 from pipeline.database import Database
 from pipeline.settings import Settings, to_environment
 from pipeline.storage import Storage, StorageError
+from tests.faults.pictures import portrait
 from tests.faults.proxy import Proxy
 from tests.fixtures.models import write_model
 from webhooks.endpoints import register
@@ -213,6 +214,13 @@ class House:
     def put(self, key: str, data: bytes) -> None:
         """Upload, past the proxy."""
         self.store.put(self.settings.inbox_bucket, key, data, "image/jpeg")
+
+    def put_some(self, name: str, count: int, *, first: int) -> list[str]:
+        """Upload `count` different portraits, `first` and those after it, as `{name}-{n}.jpg`; returns the keys."""
+        keys = [f"{name}-{part}.jpg" for part in range(count)]
+        for part, key in enumerate(keys):
+            self.put(key, portrait(first + part))
+        return keys
 
     def order(self, point: str, action: str, match: str = "", **more: Any) -> str:
         """Order a fault; its name."""

@@ -22,9 +22,7 @@ def broker_kill(house: House, n: int, seed: int) -> dict[str, Any]:
     prefix, keys, lags = f"broker-{int(time.time())}", [], []
     with _disk_load(house.root / "load"):
         for number in range(n):
-            fresh = [f"{prefix}/{number:03}-{part}.jpg" for part in range(4)]
-            for part, key in enumerate(fresh):
-                house.put(key, portrait(number * 10 + part))
+            fresh = house.put_some(f"{prefix}/{number:03}", 4, first=number * 10)
             keys += fresh
             time.sleep(0.05 + 0.4 * chance.random())  # somewhere on their way
             house.kill("valkey")
@@ -41,9 +39,7 @@ def broker_flush(house: House, n: int, seed: int) -> dict[str, Any]:
     chance = random.Random(seed)
     prefix, keys, lags = f"flush-{int(time.time())}", [], []
     for number in range(n):
-        fresh = [f"{prefix}/{number:03}-{part}.jpg" for part in range(6)]
-        for part, key in enumerate(fresh):
-            house.put(key, portrait(number * 10 + part))
+        fresh = house.put_some(f"{prefix}/{number:03}", 6, first=number * 10)
         keys += fresh
         time.sleep(0.05 + 0.4 * chance.random())
         with house.broker() as client:

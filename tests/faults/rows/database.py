@@ -20,9 +20,7 @@ def postgres_stop(house: House, server: PostgresServer, n: int, seed: int) -> di
     chance = random.Random(seed)
     prefix, keys, lags = f"pg-{int(time.time())}", [], []
     for number in range(n):
-        fresh = [f"{prefix}/{number:03}-{part}.jpg" for part in range(4)]
-        for part, key in enumerate(fresh):
-            house.put(key, portrait(number * 10 + part))
+        fresh = house.put_some(f"{prefix}/{number:03}", 4, first=number * 10)
         keys += fresh
         time.sleep(0.05 + 0.4 * chance.random())
         server.stop("immediate")
