@@ -7,11 +7,11 @@ the time (leases, due deliveries) it is the database's clock that counts, so one
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -29,7 +29,8 @@ from sqlalchemy import (
     event,
 )
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.sql.expression import FunctionElement
@@ -38,6 +39,9 @@ from pipeline import faults
 
 PROVEN_S = 1.0
 """A connection used so short a time ago is taken to live."""
+AWAY = (OperationalError, InterfaceError, PoolTimeout)
+"""What is raised where the database is away, restarts, or has no connection left."""
+INSIST_S = 0.5
 
 
 class now(FunctionElement[float]):
@@ -282,6 +286,25 @@ class PauseRow(Base):
 
     queue: Mapped[str] = mapped_column(String(32), primary_key=True)
     paused_at: Mapped[float]
+
+
+Result = TypeVar("Result")
+
+
+def insistently(work: Callable[[bool], Result], seconds: float) -> Result:
+    """Do it, and again every half second while the database is away, for so many seconds; then the error is raised.
+
+    `work(again)`: with `again` set, an earlier try may have been committed, though its answer was lost.
+    """
+    until, again = time.monotonic() + seconds, False
+    while True:
+        try:
+            return work(again)
+        except AWAY:
+            if time.monotonic() + INSIST_S > until:
+                raise
+        again = True
+        time.sleep(INSIST_S)
 
 
 class Database:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from pipeline.changes import ago
-from pipeline.database import Database, DeliveryRow, EndpointRow, now
+from pipeline.database import Database, DeliveryRow, EndpointRow, insistently, now
 from webhooks.sending import DEADLINE_S
 
-LEASE_S = DEADLINE_S + 25.0
+AWAY_S = 8.0
+"""So long each of claiming, reading and writing down insists where the database is away for a moment: a server that starts again."""
+LEASE_S = DEADLINE_S + 2 * AWAY_S + 9.0
 PER_ENDPOINT = 4
 """At most so many requests to one endpoint are in the air at once; one while it fails."""
 
@@ -55,8 +58,7 @@ def claim_due(db: Database, limit: int, reserve: int = 0) -> tuple[list[Claim], 
     more |= len(firsts) + len(others) < len(waiting)
     if not firsts and not others:
         return [], more
-    with db.write() as session:
-        return take(session, [(delivery_id, fence) for _, _, delivery_id, fence in firsts + others]), more
+    return take(db, [(delivery_id, fence) for _, _, delivery_id, fence in firsts + others]), more
 
 
 def free() -> ColumnElement[bool]:
@@ -84,17 +86,32 @@ def _flying(session: Session) -> dict[str, int]:
     return {endpoint_id: count for endpoint_id, count in found}  # noqa: C416
 
 
-def take(session: Session, chosen: Iterable[tuple[str, int]]) -> list[Claim]:
-    """The compare-and-set: those of the deliveries, given with the fence as seen, that nobody else took meanwhile."""
-    claims = []
-    for delivery_id, fence in chosen:
-        taken = session.execute(
-            update(DeliveryRow)
-            .where(DeliveryRow.id == delivery_id, DeliveryRow.fence == fence, free())
-            .values(fence=fence + 1, attempts=DeliveryRow.attempts + 1, lease_until=now() + LEASE_S)
-            .returning(DeliveryRow.endpoint_id, DeliveryRow.attempts)
-            .execution_options(synchronize_session=False)
-        ).first()
-        if taken is not None:
-            claims.append(Claim(delivery_id, taken.endpoint_id, fence + 1, taken.attempts))
-    return claims
+def take(db: Database, chosen: Sequence[tuple[str, int]]) -> list[Claim]:
+    """The compare-and-set: those of the deliveries, given with the fence as seen, that nobody else took meanwhile.
+
+    The fence grows by a number of our own: where the database went away before it said that the claims are committed,
+    those that were are known by it, and are sent at once instead of waiting for the end of a lease that nobody works under.
+    """
+    step = random.randint(1, 4096)
+
+    def attempt(again: bool) -> list[Claim]:
+        with db.write() as session:
+            found = (_taken(session, delivery_id, fence, fence + step, again) for delivery_id, fence in chosen)
+            return [claim for claim in found if claim is not None]
+
+    return insistently(attempt, AWAY_S)
+
+
+def _taken(session: Session, delivery_id: str, seen: int, fence: int, again: bool) -> Claim | None:
+    this = DeliveryRow.id == delivery_id
+    row = session.execute(
+        update(DeliveryRow)
+        .where(this, DeliveryRow.fence == seen, free())
+        .values(fence=fence, attempts=DeliveryRow.attempts + 1, lease_until=now() + LEASE_S)
+        .returning(DeliveryRow.endpoint_id, DeliveryRow.attempts)
+        .execution_options(synchronize_session=False)
+    ).first()
+    if row is None and again:
+        ours = select(DeliveryRow.endpoint_id, DeliveryRow.attempts).where(this, DeliveryRow.fence == fence, ~free())
+        row = session.execute(ours).first()
+    return None if row is None else Claim(delivery_id, row.endpoint_id, fence, row.attempts)

@@ -2,7 +2,8 @@
 
 The ledger writes an event and its deliveries in the transaction of the change they tell of; here they are claimed
 (compare-and-set, with a lease), sent, and the outcome written down. A dispatcher that dies between sending and writing
-leaves a lease that expires: the event goes out again, with the same id. One receiver never holds up another: each has at
+leaves a lease that expires: the event goes out again, with the same id. A database that is away for a moment is waited for,
+and is nothing that a receiver is blamed for. One receiver never holds up another: each has at
 most four requests in the air at once, or one while it fails; half the threads are kept for those that have none there; and
 one that hangs is left to itself.
 """
@@ -18,14 +19,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from threading import BoundedSemaphore, Event, Lock
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import faults
-from pipeline.database import Database, DeliveryRow, EndpointRow, EventRow, now
+from pipeline.database import AWAY, Database, DeliveryRow, EndpointRow, EventRow, insistently, now
 from pipeline.settings import Settings
-from webhooks.claiming import Claim, claim_due, free, take
+from webhooks.claiming import AWAY_S, Claim, claim_due, free, take
 from webhooks.outcomes import record
 from webhooks.secretbox import SecretError, unseal
 from webhooks.sending import Answer, Receiver, body_of, send
@@ -49,9 +51,9 @@ def deliver_due(db: Database, settings: Settings, limit: int = 1000, *, patience
 
 def deliver_one(db: Database, settings: Settings, delivery_id: str) -> Answer | None:
     """Attempt one pending delivery now, due or not, and wait for the answer. None: somebody else is at it, or it is over."""
-    with db.write() as session:
+    with db.read() as session:
         seen = session.execute(select(DeliveryRow.id, DeliveryRow.fence).where(DeliveryRow.id == delivery_id, free())).all()
-        claims = take(session, [(row.id, row.fence) for row in seen])
+    claims = take(db, [(row.id, row.fence) for row in seen]) if seen else []
     return _attempt(db, settings, claims[0]) if claims else None
 
 
@@ -127,9 +129,11 @@ class _Dispatcher:
     def _fly(self, db: Database, settings: Settings, claim: Claim) -> None:
         try:
             _attempt(db, settings, claim)
+        except AWAY as error:  # no fault of the receiver's; the lease expires, and somebody tries again
+            log.warning("delivery %s: the database is away (%s)", claim.delivery_id, type(error).__name__)
         except Exception as error:
             log.exception("delivery %s: the attempt could not be made or written down", claim.delivery_id)
-            with suppress(SQLAlchemyError):  # where the database is away, the lease expires, and somebody tries again
+            with suppress(SQLAlchemyError):
                 record(db, claim, Answer(None, f"The attempt could not be made ({type(error).__name__}); the log says why.", 0.0))
         finally:
             self._slots.release()
@@ -147,13 +151,7 @@ def _dispatcher(pid: int) -> _Dispatcher:
 
 
 def _attempt(db: Database, settings: Settings, claim: Claim) -> Answer:
-    with db.read() as session:
-        found = session.execute(
-            select(EventRow.id, EventRow.payload, EndpointRow, now())
-            .join(DeliveryRow, DeliveryRow.event_id == EventRow.id)
-            .join(EndpointRow, EndpointRow.id == DeliveryRow.endpoint_id)
-            .where(DeliveryRow.id == claim.delivery_id)
-        ).one_or_none()
+    found = insistently(lambda _: _load(db, claim), AWAY_S)
     if found is None:
         return Answer(None, "The endpoint has been removed meanwhile.", 0.0)
     event_id, payload, endpoint, at = found
@@ -167,8 +165,18 @@ def _attempt(db: Database, settings: Settings, claim: Claim) -> Answer:
             faults.point("delivered", endpoint.url)
         except SecretError as error:
             answer = Answer(None, str(error), 0.0)
-    record(db, claim, answer)
+    insistently(lambda again: record(db, claim, answer, again=again), AWAY_S)
     return answer
+
+
+def _load(db: Database, claim: Claim) -> Any:
+    with db.read() as session:
+        return session.execute(
+            select(EventRow.id, EventRow.payload, EndpointRow, now())
+            .join(DeliveryRow, DeliveryRow.event_id == EventRow.id)
+            .join(EndpointRow, EndpointRow.id == DeliveryRow.endpoint_id)
+            .where(DeliveryRow.id == claim.delivery_id)
+        ).one_or_none()
 
 
 def _secrets(settings: Settings, endpoint: EndpointRow, at: float) -> list[str]:

@@ -43,13 +43,16 @@ def delay_after(attempt: int, answer: Answer, chance: Callable[[], float] = rand
     return max(delay, min(answer.retry_after_s or 0.0, LONGEST_WAIT_S))
 
 
-def record(db: Database, claim: Claim, answer: Answer) -> bool:
+def record(db: Database, claim: Claim, answer: Answer, *, again: bool = False) -> bool:
     """Write down what came of an attempt, and what is to happen next. False: the claim was no longer ours, and only the
-    attempt is noted."""
+    attempt is noted. `again`: it may have been written down already, and only the answer to that have been lost."""
     with db.write() as session:
         at = session.execute(select(now())).scalar_one()
-        if session.get(DeliveryRow, claim.delivery_id) is None:  # its endpoint has been removed meanwhile
+        row = session.get(DeliveryRow, claim.delivery_id)
+        if row is None:  # its endpoint has been removed meanwhile
             return False
+        if again and row.fence == claim.fence and row.lease_until is None:
+            return True
         session.execute(
             insert(DeliveryAttemptRow).values(
                 delivery_id=claim.delivery_id,

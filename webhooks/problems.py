@@ -11,12 +11,12 @@ from http import HTTPStatus
 
 from flask import Flask, Response, json, render_template, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlalchemy.exc import DataError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DataError
 from werkzeug.exceptions import HTTPException, SecurityError
 
 from pipeline.access import AccessError
 from pipeline.collections import CollectionError
+from pipeline.database import AWAY
 from pipeline.feedback import FeedbackError
 from pipeline.gate import GateError
 from pipeline.images import ImageRefused
@@ -148,7 +148,7 @@ def install(app: Flask) -> None:
     app.register_error_handler(GateError, lambda error: respond(409 if error.permanent else 503, str(error)))
     app.register_error_handler(ShadowError, lambda error: respond(422, str(error)))
     app.register_error_handler(StorageError, _of_storage)
-    for kind in (OperationalError, InterfaceError, PoolTimeout):
+    for kind in AWAY:
         app.register_error_handler(kind, _of_database)
     app.register_error_handler(RecursionError, lambda error: respond(400, "The body is nested too deeply."))
     app.register_error_handler(DataError, _of_value)

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline.database import Database, EventRow, HistoryRow, JobRow
 from pipeline.jobs import Status
 from tests.faults.house import House, Impatient, until
+from webhooks.claiming import LEASE_S
 
 ENDS = ("job.done", "job.failed", "job.refused")
 OVER = tuple(status.value for status in Status if status.terminal)
@@ -86,7 +87,7 @@ def drained(house: House, keys: Iterable[str], seconds: float) -> Tally:
 
     try:
         until(ended, "the end of all", seconds)
-        until(lambda: not missing(house, wanted), "the webhooks", 20, look_s=0.2)
+        until(lambda: not missing(house, wanted), "the webhooks", LEASE_S + 15, look_s=0.2)
     except Impatient:
         pass
     return count(house, wanted)
