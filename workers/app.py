@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from celery import Celery, Signature, chain
 from celery.exceptions import OperationalError
-from celery.signals import after_setup_logger
+from celery.signals import after_setup_logger, before_task_publish
 from kombu import Queue as Channel
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
@@ -40,6 +40,9 @@ TRAIN_UPKEEP_S = 2.0
 
 DELIVERY, DELIVERY_MS = "unmask.delivery", 2000
 """The broker's key that says that a message for webhooks is on its way, and for how long that is believed."""
+
+NOBODY_READS = ("argsrepr", "kwargsrepr", "origin", "ignore_result")
+"""Headers that only tools for watching Celery look at, or that say what the task says anyway."""
 
 app = Celery("unmask")
 
@@ -131,6 +134,15 @@ def _quieten(**_: object) -> None:
     # Two lines for every message say nothing that the ledger does not; what goes wrong is logged as an error all the same.
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@before_task_publish.connect
+def _shorten(headers: dict[str, Any] | None = None, **_: object) -> None:
+    # A backlog is as large in the broker as its messages: what a header does not say takes no room.
+    said = headers or {}
+    for name, value in list(said.items()):
+        if name in NOBODY_READS or value in (None, 0, {}, (None, None), [None, None]) or (name == "root_id" and value == said["id"]):
+            del said[name]
 
 
 def wake(job_id: str, stage: Stage = Stage.EXTRACT, queue: Queue = Queue.BULK) -> bool:

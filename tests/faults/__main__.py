@@ -7,7 +7,7 @@ import random
 import sys
 from pathlib import Path
 
-from tests.faults.runner import run
+from tests.faults.runner import naive_alone, run
 from tests.faults.table import ROWS
 
 REPORT = Path(__file__).parents[2] / "build" / "faults.json"
@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="repeats an earlier run; a new one, which is printed, if left out")
     parser.add_argument("--short", action="store_true", help="the short form")
     parser.add_argument("--without-naive", action="store_true", help="leave the naive chain out")
+    parser.add_argument("--naive-alone", action="store_true", help="only the naive chain; its figures join those of earlier runs")
     parser.add_argument("--keep", action="store_true", help="keep the data directories, with the logs")
     parser.add_argument("--corpus", default="", help="for the test `hostile`: folders or archives of pictures, separated by commas")
     parser.add_argument("--report", type=Path, default=REPORT)
@@ -37,12 +38,17 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     rows = [(row, given.n or (row.short if given.short else row.long)) for row in ROWS if not wanted or row.name in wanted]
     chosen = [(row, n) for row, n in rows if n]
+    if given.naive_alone:
+        naive_alone([row for row, _ in chosen if row.naive], seed, given.report, _say)
+        return 0
     places = [place for place in given.corpus.split(",") if place]
-    ok = run(
-        chosen, seed, given.report, lambda line: print(line, flush=True), naive=not given.without_naive, keep=given.keep, places=places
-    )
+    ok = run(chosen, seed, given.report, _say, naive=not given.without_naive, keep=given.keep, places=places)
     print(f"report: {given.report}")
     return 0 if ok else 1
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

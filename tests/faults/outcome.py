@@ -148,15 +148,25 @@ def percentile(values: Sequence[float], part: float) -> float | None:
     return round(sorted(values)[min(len(values) - 1, math.ceil(part * len(values)) - 1)], 2) if values else None
 
 
-def merge(path: Path, figures: dict[str, Any]) -> None:
-    """Put one test's figures in the report, in the place of its earlier ones."""
+def entry(path: Path, test: str) -> dict[str, Any]:
+    """What the report says of a test; empty if it has not been run."""
+    return next((one for one in _report(path) if one["test"] == test), {})
+
+
+def _report(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def merge(path: Path, figures: dict[str, Any], *, onto: bool = False) -> None:
+    """Put one test's figures in the report, in the place of its earlier ones; with `onto`, beside them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = json.loads(path.read_text()) if path.exists() else []
-    kept = [one for one in before if one["test"] != figures["test"]]
+    kept = [one for one in _report(path) if one["test"] != figures["test"]]
+    before = entry(path, figures["test"])
+    if onto:
+        figures = {**before, **figures}
+    elif "naive" in before:  # it is run seldom, by itself
+        figures = {"naive": before["naive"], **figures}
+    written = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **figures}
     half = path.with_suffix(".half")
-    half.write_text(
-        json.dumps(
-            sorted([*kept, {**figures, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}], key=lambda one: one["test"]), indent=1
-        )
-    )
+    half.write_text(json.dumps(sorted([*kept, written], key=lambda one: one["test"]), indent=1))
     half.replace(path)

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.faults.house import House
 from tests.faults.naive.house import under
-from tests.faults.outcome import merge
+from tests.faults.outcome import entry, merge
 from tests.faults.table import Row
 from tests.fixtures.databases import PostgresServer, postgres_binaries
 
@@ -70,6 +70,15 @@ def run(
                 else:
                     shutil.rmtree(folder, ignore_errors=True)
     return passed
+
+
+def naive_alone(rows: Sequence[Row], seed: int, report: Path, say: Callable[[str], None]) -> None:
+    """Run only the naive chain under the faults of these rows, and put its figures beside ours in the report."""
+    with tempfile.TemporaryDirectory(prefix="unmask-faults-") as folder, house_for(False, seed, Path(folder)) as (house, _):
+        for row in rows:
+            if row.naive is not None:
+                merge(report, {"test": row.name, "naive": _naive(house, row.naive, seed)}, onto=True)
+                say(f"{row.name:<22} naive   {entry(report, row.name)['naive']}")
 
 
 def _tried(row: Row, n: int, seed: int, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -319,6 +319,16 @@ def test_upkeep_wakes_only_whom_the_broker_has_forgotten(house: House) -> None:
     assert house.messages() == {"extract": 2}
 
 
+def test_a_message_that_waits_takes_less_than_a_kilobyte(house: House) -> None:
+    """With what the server adds, as `make bench` measures it, about 30 bytes."""
+    ingest.take(house.db, house.settings, house.upload("a.jpg", b"x"))
+    message = house.broker.lindex("extract", 0)
+
+    assert message is not None
+    assert len(message) < 960
+    assert json.loads(message)["headers"].keys() <= {"lang", "task", "id", "timelimit", "compression"}
+
+
 def test_the_jobs_of_dead_workers_come_back(house: House) -> None:
     job_id = house.accepted("a.jpg", b"x")
     ledger.claim(house.db, job_id, Stage.EXTRACT, worker="dead", lease_s=5, max_attempts=3)

@@ -14,8 +14,8 @@ from typing import Any
 from tests.faults.house import ROOT, House, Impatient, until
 from tests.faults.pictures import portrait
 
-QUIET_S = 12.0
-"""When no result has come for so long, none comes any more: its messages are gone, or wait for a visibility timeout of an hour."""
+QUIET_S = 150.0
+"""When no result has come for so long, none comes any more: a dead worker's messages come back after about 100 s, if they do."""
 
 
 class Naive:
