@@ -45,6 +45,8 @@ _MIRRORED = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
 """`cv2.flip`'s code for an orientation: 1 left to right, 0 top to bottom, -1 both."""
 NO_MEMORY = -4
 """OpenCV's code for it."""
+_BYTES_A_PIXEL = 10
+"""What a decoder may want at once: WebP takes two canvases of four bytes a pixel, a progressive JPEG up to eight."""
 _PROFILES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
 
 
@@ -93,15 +95,18 @@ def read(data: bytes, limits: Limits) -> Picture:
     """Decode one file: JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF.
 
     EXIF orientation is applied, ICC profiles are converted to sRGB, 16-bit samples scaled, CMYK and palettes converted,
-    transparency laid on white. Raises ImageRefused, before decoding wherever a look at the header tells.
+    transparency laid on white. Raises ImageRefused, before decoding wherever a look at the header tells, and MemoryError where
+    the file may be sound and there was too little memory for it.
     """
     if len(data) > limits.bytes:
         raise ImageRefused(f"The file has {len(data):,} bytes; at most {limits.bytes:,} are accepted.")
     format = _format(data)
     Image.MAX_IMAGE_PIXELS = limits.pixels
+    wanted = limits.pixels
     try:
         image = Image.open(io.BytesIO(data), formats=[format])
         _check(image, data, format, limits)
+        wanted = image.width * image.height
         frames = formats.frames(data, image)
         image.load()
         pixels = _normalised(image)
@@ -116,7 +121,7 @@ def read(data: bytes, limits: Limits) -> Picture:
     except UnidentifiedImageError as error:
         raise ImageRefused(f"The {format} file is damaged, or of a kind that is not read here.") from error
     except Exception as error:  # decoders raise nearly everything on damaged input
-        if "out of memory" in str(error):  # Pillow's decoders say so by OSError
+        if "out of memory" in str(error) or not _room_for(wanted):  # Pillow's decoders say so by OSError, or do not say it
             raise MemoryError from error
         what = "ends too early" if "truncated" in str(error).lower() else "is damaged"
         raise ImageRefused(f"The {format} file {what} and cannot be decoded.") from error
@@ -170,6 +175,15 @@ def _check(image: Image.Image, data: bytes, format: str, limits: Limits) -> None
         raise ImageRefused(f"The JPEG is drawn in more than {formats.MOST_SCANS} passes, which no camera or program makes.")
     if isinstance(image, TiffImagePlugin.TiffImageFile) and formats.tiff_block(image) > max(limits.pixels, 1 << 20):
         raise ImageRefused("The TIFF is stored in blocks far larger than the picture.")
+
+
+def _room_for(pixels: int) -> bool:
+    """Whether there is memory to decode so many; without it WebP, AVIF and progressive JPEG fail as if they were damaged."""
+    try:
+        np.empty(pixels * _BYTES_A_PIXEL, np.uint8)  # asked for, never touched
+    except MemoryError:
+        return False
+    return True
 
 
 def _normalised(image: Image.Image) -> Pixels:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import signal
 import time
 from multiprocessing.connection import Connection
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import deaths, inquiry, ledger
 from pipeline.database import Database
 from pipeline.jobs import Queue, Stage, Status
-from tests.fixtures.jobs import MAX_ATTEMPTS, accepted, advance, claimed, event_types
+from pipeline.settings import Settings
+from tests.fixtures.jobs import MAX_ATTEMPTS, accepted, advance, claimed, event_types, upload
+from workers import stages
 from workers.bereavement import _why
 from workers.confines import confined
 
@@ -115,6 +120,31 @@ def _forked(work: str, seconds: float) -> tuple[int | None, list[str]]:
 )
 def test_what_is_confined_costs_its_own_process_only(work: str, seconds: float, expected: tuple[int, list[str]]) -> None:
     assert _forked(work, seconds) == expected
+
+
+def test_a_picture_that_did_not_fit_into_memory_is_tried_again() -> None:
+    """By the limit that a worker decodes under; the decoder itself says that the file is damaged."""
+    noise = np.random.default_rng(3).integers(0, 255, (900, 1200, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "WEBP", method=0)
+    chosen = Settings(decode_limit_bytes=1_000_000)
+    claim = ledger.Claim("job", Stage.EXTRACT, 1, 1, upload(), Queue.BULK, "host:7", 0.0)
+
+    def child(said: Connection) -> None:
+        try:
+            stages._decoded(chosen, claim, stream.getvalue())
+        except Exception as error:
+            said.send(stages._verdict_on(error, Stage.EXTRACT, chosen))
+        os._exit(0)
+
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=child, args=(theirs,))
+    process.start()
+    theirs.close()
+    with mine:
+        assert mine.recv() == (False, "There was not enough memory for the extract stage.")
+    process.join(30)
 
 
 def test_the_worker_itself_is_not_confined() -> None:

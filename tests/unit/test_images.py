@@ -250,6 +250,79 @@ def test_scan_markers_inside_metadata_are_not_scans(upright: Pixels) -> None:
     assert read(data, LIMITS).width == 64
 
 
+# --- too little memory -----------------------------------------------------------------------------------------------
+
+
+def no_memory_of_opencv() -> cv2.error:
+    error = cv2.error("(-4:Insufficient memory) Failed to allocate")
+    error.code = images.NO_MEMORY
+    return error
+
+
+@pytest.mark.parametrize("error", [no_memory_of_opencv(), OSError("out of memory when reading image file"), MemoryError()], ids=repr)
+def test_too_little_memory_says_nothing_of_the_file(upright: Pixels, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal would be for ever."""
+
+    def fail(image: Image.Image) -> Pixels:
+        raise error
+
+    monkeypatch.setattr(images, "_normalised", fail)
+    with pytest.raises(MemoryError):
+        read(saved(upright, "PNG"), LIMITS)
+
+
+def test_a_sound_file_is_never_refused_for_want_of_memory(tmp_path: Path) -> None:
+    """Whatever a decoder calls it: WebP, AVIF and progressive JPEG speak of damage."""
+    y, x = np.mgrid[0:1000, 0:1500]
+    large = Image.fromarray(np.stack((x % 251, y % 241, (x + y) % 233), axis=2).astype(np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # which OpenCV does
+    sound = {
+        "jpeg": saved(large, "JPEG", exif=turned.tobytes()),
+        "progressive": saved(large, "JPEG", progressive=True, subsampling=0),
+        "png": saved(large, "PNG", exif=turned.tobytes()),
+        "deep": saved(Image.fromarray((np.asarray(large)[..., 0] * np.uint16(257)).astype(np.uint16)), "PNG"),
+        "alpha": saved(large.convert("RGBA"), "WEBP", lossless=True, method=0),
+        "webp": saved(large, "WEBP", method=0),
+        "avif": saved(large, "AVIF", speed=10),
+        "gif": saved(large.convert("P"), "GIF"),
+        "tiff": saved(large, "TIFF", compression="jpeg"),
+    }
+    for name, data in sound.items():
+        (tmp_path / name).write_bytes(data)
+    # each try in a process of its own: memory that one has given back would be the next one's
+    script = """
+import os, resource, sys
+from pathlib import Path
+from pipeline import images
+from pipeline.settings import Settings
+limits = images.Limits.of(Settings())
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    data = path.read_bytes()
+    for room in range(500_000, 45_000_000, 2_900_000):
+        child = os.fork()
+        if not child:
+            taken = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_DATA, (taken + room, taken + room))
+            try:
+                images.read(data, limits)
+            except MemoryError:
+                os._exit(1)
+            except images.ImageRefused:
+                os._exit(2)
+            os._exit(0)
+        print(path.name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    root = Path(__file__).resolve().parents[2]
+    ran = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=root, capture_output=True, text=True, check=True, timeout=120)
+
+    said: dict[str, set[int]] = {name: set() for name in sound}
+    for line in ran.stdout.splitlines():
+        name, code = line.split()
+        said[name].add(int(code))
+    assert said == {name: {0, 1} for name in sound}, "0 read, 1 too little memory, 2 refused"
+
+
 # --- orientation -----------------------------------------------------------------------------------------------------
 
 # how the upright picture is stored for each value of tag 274, so that applying the tag gives it back
