@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -327,6 +327,38 @@ def test_a_body_that_is_none_of_ours_is_refused(web: Web, body: bytes, status: i
     refused = web.client.post("/v1/endpoints", headers=headers, data=body)
     assert refused.status_code in (status, 422), refused.get_data(as_text=True)
     assert refused.content_type == "application/problem+json"
+
+
+def searches(web: Web, headers: dict[str, str], value: str) -> Iterator[tuple[str, str]]:
+    """Method and address of every search for `value`: by each filter and id of the API's description, and on the pages."""
+    for path, operations in web.client.get("/docs/openapi.json", headers=headers).get_json()["paths"].items():
+        for method, operation in operations.items():
+            given = operation.get("parameters", [])
+            numbers = {one["name"] for one in given if one["schema"].get("type") == "integer"}
+            address = re.sub(r"{(\w+)}", lambda found: "0" if found[1] in numbers else value, path)  # noqa: B023
+            yield from [(method, address)] if value in address else []
+            yield from ((method, f"{address}?{one['name']}={value}") for one in given if one["in"] == "query")
+    for rule in web.app.url_map.iter_rules():
+        if rule.endpoint.startswith("dashboard.") and "GET" in (rule.methods or ()) and rule.arguments:
+            yield "get", re.sub("<[^>]*>", value, rule.rule)
+    for filter in ("/?prefix", "/?after", "/audit?actor", "/audit?action", "/audit?subject", "/audit?before", "/trainings?after"):
+        yield "get", f"{filter}={value}"
+
+
+def test_nothing_is_found_by_a_value_that_no_database_can_hold(make_web: Callable[..., Web], db_url: str) -> None:
+    """PostgreSQL takes no NUL, not even to look for it; SQLite does, and finds nothing."""
+    web = make_web(db_url, rate_limit="")
+    headers = {"Authorization": f"Bearer {passes.issue(web.settings)}"}
+    body = {"label": "authentic", "since": "2026-01-01T00:00:00Z"}
+    asked = sorted(set(searches(web, headers, "a%00b")))
+    assert len(asked) > 80
+    for method, address in asked:
+        answer = web.client.open(address, method=method.upper(), headers=headers, **({"json": body} if method in ("post", "patch") else {}))
+        said = f"{method} {address}: {answer.status_code} {answer.get_data(as_text=True)[:300]}"
+        assert answer.status_code < 500, said
+        assert answer.status_code not in (401, 403), said
+        if method == "get" and address.startswith("/v1/") and answer.status_code == 200:
+            assert [] in answer.get_json().values(), said
 
 
 def test_every_role_is_needed_for_something() -> None:
