@@ -206,6 +206,17 @@ def test_whoever_changes_something_leaves_a_note(web: Web) -> None:
     assert [(action, subject) for actor, action, subject in deeds(web.db) if actor == who] == wanted
 
 
+def test_a_process_that_dies_right_after_a_deed_has_noted_it(web: Web) -> None:
+    headers = {"Authorization": f"Bearer {passes.issue(web.settings)}"}
+    job = ledger.accept(web.db, upload()).job_id
+    before = len(deeds(web.db))
+    web.app.after_request_funcs.clear()  # such a process runs none of them
+    for address in (f"/v1/jobs/{job}/cancel", f"/v1/jobs/{job}/retry", "/v1/queues/bulk/pause", "/v1/queues/bulk/resume"):
+        assert web.client.post(address, headers=headers).status_code in (200, 202)
+    wanted = [("job.cancel", job), ("job.retry", job), ("queue.pause", "bulk"), ("queue.resume", "bulk")]
+    assert deeds(web.db)[before:] == [("cli", *deed) for deed in wanted]
+
+
 def test_a_deed_is_noted_once(web: Web) -> None:
     _, key = keys.add(web.db, "a", Role.ADMIN, actor="cli")
     before = len(deeds(web.db))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pipeline import inquiry, ledger
+from pipeline import audit, inquiry, ledger
 from pipeline.database import Database
 from pipeline.jobs import STAGES, Judgement, Queue, Reason, Stage, Status, Verdict
 from tests.fixtures.jobs import (
@@ -349,3 +350,55 @@ def test_only_what_ended_without_a_result_can_be_requeued(db: Database) -> None:
     assert not any(ledger.requeue(db, job_id) for job_id in (queued, running, done, "no such job"))
 
     assert event_types(db, done) == ["job.started", "job.done"]
+
+
+def cancelled(db: Database) -> str:
+    job_id = accepted(db)
+    assert ledger.cancel(db, job_id)
+    return job_id
+
+
+def paused(db: Database) -> str:
+    ledger.pause(db, "bulk")
+    return "bulk"
+
+
+@pytest.mark.parametrize(
+    ("action", "given", "deed"),
+    [
+        ("job.cancel", accepted, ledger.cancel),
+        ("job.retry", cancelled, ledger.requeue),
+        ("queue.pause", lambda db: "bulk", ledger.pause),
+        ("queue.resume", paused, ledger.resume),
+    ],
+    ids=["cancel", "retry", "pause", "resume"],
+)
+def test_what_somebody_does_and_the_note_of_it_come_together_or_not_at_all(
+    db: Database, action: str, given: Callable[[Database], str], deed: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = given(db)
+
+    def found() -> tuple[object, ...]:
+        return ledger.position(db, subject), len(inquiry.history(db, subject)), ledger.paused(db)
+
+    def notes() -> list[tuple[str, str, str]]:
+        return [(row.actor, row.action, row.subject) for row in reversed(audit.page(db, limit=9)[0])]
+
+    def note_and_fail(*what: Any, note: Callable[..., None] = audit.note) -> None:
+        note(*what)
+        raise RuntimeError("right after the note")
+
+    done, noted = found(), notes()
+    with monkeypatch.context() as patched:
+        patched.setattr(audit, "note", note_and_fail)
+        with pytest.raises(RuntimeError, match="right after the note"):
+            deed(db, subject, actor="user:ann")
+    assert (found(), notes()) == (done, noted)
+
+    points: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.database.faults.point", lambda name, *more: points.append(name))
+        deed(db, subject, actor="user:ann")
+    assert points.count("committed") == 1
+    assert found() != done
+    assert notes() == [*noted, ("user:ann", action, subject)]
