@@ -15,17 +15,18 @@ from pipeline.jobs import Queue, Stage, Status
 def died(db: Database, job_id: str, *, worker: str, why: str, max_attempts: int) -> tuple[Stage, Queue] | None:
     """The process `worker`, as the claim has it, is gone: queue its job again, or fail it where the attempts are used up.
 
-    `why` completes the sentence "The process of the extract stage …". Returns where to wake the job, which counts as woken
-    now: also where the process had come through the stage, and could not hand the job on any more. None: there is nothing
-    to wake, since it has failed or is over, or somebody else has it.
+    `why` completes the sentence "The process of the extract stage …". Returns the stage and the line in which to wake the
+    job, which counts as woken now: also where the process had come through the stage, and could not hand the job on any
+    more. None: there is nothing to wake, since it has failed or is over, or somebody else has it.
     """
     mine = (JobRow.status == Status.RUNNING.value, JobRow.worker == worker)
     with db.write() as session:
         found = session.execute(select(JobRow.fence, JobRow.stage, JobRow.attempts).where(JobRow.id == job_id, *mine)).one_or_none()
         if found is None:
             waits = (JobRow.id == job_id, JobRow.status == Status.QUEUED.value)
-            left = session.execute(update(JobRow).where(*waits).values(woken_at=now()).returning(JobRow.stage, JobRow.queue)).one_or_none()
-            return None if left is None else (Stage(left.stage), Queue(left.queue))
+            woken = update(JobRow).where(*waits).values(woken_at=now()).returning(JobRow.stage, JobRow.queue, JobRow.attempts)
+            left = session.execute(woken).one_or_none()
+            return None if left is None else (Stage(left.stage), Queue(left.queue).line(left.attempts))
         as_seen = (*mine, JobRow.fence == found.fence)
         sentence = f"The process of the {found.stage} stage {why}."
         if found.attempts >= max_attempts:
@@ -36,4 +37,4 @@ def died(db: Database, job_id: str, *, worker: str, why: str, max_attempts: int)
         if job is None:
             return None
         record(session, job_id, "swept", Stage(found.stage), found.attempts, worker, sentence)
-        return Stage(job.stage), Queue(job.queue)
+        return Stage(job.stage), Queue(job.queue).line(found.attempts)

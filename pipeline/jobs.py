@@ -68,6 +68,12 @@ class Queue(str, Enum):
         every = tuple(Queue)
         return every[every.index(self) + 1 :]
 
+    def line(self, attempts: int) -> Queue:
+        """In which queue of the broker a job of this kind waits. What has been tried already goes before all that has not:
+        after a kill or a failure it does not wait behind a backlog once more."""
+        every = tuple(Queue)
+        return every[max(0, every.index(self) - 1)] if attempts else self
+
 
 class Verdict(str, Enum):
     """What is said of a face or an image. Never a bare .5: what cannot be judged is `not_applicable` with a reason."""

@@ -329,7 +329,8 @@ def sweep(db: Database, *, max_attempts: int, limit: int = 500) -> list[str]:
 
 
 def due(db: Database, *, wake_after_s: float, limit: int = 500, queue: Queue | None = None) -> list[tuple[str, Stage, Queue]]:
-    """Queued jobs whose message seems lost, or whose backoff has passed: at most `limit`, the longest unwoken first.
+    """Queued jobs whose message seems lost, or whose backoff has passed: at most `limit`, the longest unwoken first; each
+    with its stage and the line in which its message belongs.
 
     They count as woken now: wake them, and where that fails call `unwoken`. Jobs of paused queues are left out.
     """
@@ -339,8 +340,9 @@ def due(db: Database, *, wake_after_s: float, limit: int = 500, queue: Queue | N
         # A CTE runs once; PostgreSQL may run a subquery for each row, its limit then limits nothing.
         ids = select(JobRow.id).where(late).order_by(JobRow.woken_at).limit(limit).with_for_update(skip_locked=True).cte("chosen")
         chosen = update(JobRow).where(JobRow.id.in_(select(ids.c.id)), late).values(woken_at=now())
-        rows = session.execute(chosen.returning(JobRow.id, JobRow.stage, JobRow.queue).execution_options(synchronize_session=False)).all()
-    return [(job_id, Stage(stage), Queue(queue)) for job_id, stage, queue in rows]
+        chosen = chosen.returning(JobRow.id, JobRow.stage, JobRow.queue, JobRow.attempts)
+        rows = session.execute(chosen.execution_options(synchronize_session=False)).all()
+    return [(row.id, Stage(row.stage), Queue(row.queue).line(row.attempts)) for row in rows]
 
 
 def woken(db: Database, job_id: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PATIENCE = 1.7
+PATIENCE = 1.2
 """So many seconds by the clock for each second of the processor, before a decoder counts as hanging: on a busy machine an
 honest large file may take ten times as long as its work. Three attempts at a file that hangs end within a minute."""
 _HOME = os.getpid()

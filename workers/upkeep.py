@@ -7,6 +7,7 @@ with `celery -A workers.upkeep worker` and one `celery -A workers.app beat`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from threading import Lock
 from typing import Any, cast
 
@@ -55,7 +56,9 @@ def wake_due(db: Database, chosen: Settings) -> int:
         return 0
     woken, held = 0, _messages()
     for queue in Queue:
-        missing = sum(max(0, number - held[stage, kind]) for (stage, kind), number in backlog.items() if kind is queue)
+        missing = sum(
+            max(0, number - _messages_for(stage, kind, backlog, held)) for (stage, kind), number in backlog.items() if kind is queue
+        )
         if missing <= 0:
             continue
         due = ledger.due(db, wake_after_s=chosen.wake_after_s, limit=min(missing, WAKE_AT_MOST), queue=queue)
@@ -64,6 +67,13 @@ def wake_due(db: Database, chosen: Settings) -> int:
             ledger.unwoken(db, unsent)
         woken += len(due) - len(unsent)
     return woken
+
+
+def _messages_for(stage: Stage, kind: Queue, backlog: Mapping[tuple[Stage, Queue], int], held: Mapping[tuple[Stage, Queue], int]) -> int:
+    """How many messages there are for the queued jobs of a kind: in its own line, and in the one where those go that were begun."""
+    above = kind.line(1)
+    spare = max(0, held[stage, above] - backlog.get((stage, above), 0)) if above is not kind else 0
+    return held[stage, kind] + spare
 
 
 def _messages() -> dict[tuple[Stage, Queue], int]:

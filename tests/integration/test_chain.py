@@ -16,6 +16,7 @@ from celery.exceptions import Ignore
 from PIL import Image
 from redis import Redis
 from skimage import data as pictures
+from sqlalchemy import update
 
 from pipeline import inquiry, ledger, registry
 from pipeline.database import Database, EndpointRow, JobRow
@@ -336,7 +337,22 @@ def test_the_jobs_of_dead_workers_come_back(house: House) -> None:
 
     assert upkeep.sweep() == 1
     assert house.job(job_id).status == Status.QUEUED.value
-    assert house.messages() == {"extract": 1}
+    assert house.messages() == {"interactive.extract": 1}
+
+
+def test_what_was_begun_does_not_wait_behind_a_backlog_once_more(house: House) -> None:
+    for number in range(3):
+        ingest.take(house.db, house.settings, house.upload(f"{number}.jpg", b"x"))
+    (begun, *_), _ = inquiry.page(house.db, limit=3)
+    ledger.claim(house.db, begun.id, Stage.EXTRACT, worker="dead", lease_s=5, max_attempts=3)
+    house.broker.rpop("extract")
+    expire(house.db, begun.id)
+
+    assert upkeep.sweep() == 1
+    assert house.messages() == {"interactive.extract": 1, "extract": 2}
+    with house.db.write() as session:
+        session.execute(update(JobRow).values(woken_at=1.0))
+    assert upkeep.wake_due(house.db, house.settings) == 0, "a message for each is there, in whichever line"
 
 
 def test_the_sweep_finds_uploads_whose_event_was_lost(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ DIED = {"why": "ended while it worked on it (SIGSEGV)", "max_attempts": MAX_ATTE
 def test_the_job_of_a_dead_process_is_queued_at_once_and_may_be_had(db: Database) -> None:
     claimed(db, job_id := accepted(db), worker="host:7")
 
-    assert deaths.died(db, job_id, worker="host:7", **DIED) == (Stage.EXTRACT, Queue.BULK)
+    assert deaths.died(db, job_id, worker="host:7", **DIED) == (Stage.EXTRACT, Queue.INTERACTIVE)
     assert claimed(db, job_id).attempt == 2
     [swept] = [row for row in inquiry.history(db, job_id) if row.what == "swept"]
     assert swept.detail == "The process of the extract stage ended while it worked on it (SIGSEGV)."

@@ -31,7 +31,7 @@ def test_an_expired_lease_is_queued_again_and_due_at_once(db: Database) -> None:
 
     assert ledger.position(db, dead) == (Status.QUEUED, Stage.CLASSIFY)
     assert ledger.position(db, alive) == (Status.RUNNING, Stage.EXTRACT)
-    assert due(db) == [(dead, Stage.CLASSIFY, Queue.BULK)]
+    assert due(db) == [(dead, Stage.CLASSIFY, Queue.INTERACTIVE)], "before what has not been begun"
     assert inquiry.history(db, dead)[-1].what == "swept"
     assert claimed(db, dead, Stage.CLASSIFY).attempt == 2
 
@@ -100,7 +100,7 @@ def test_a_job_that_backs_off_is_due_when_the_wait_is_over(db: Database) -> None
     with db.write() as session:
         session.execute(update(JobRow).where(JobRow.id == job_id).values(next_attempt_at=now()))
 
-    assert due(db) == [(job_id, Stage.EXTRACT, Queue.BULK)]
+    assert due(db) == [(job_id, Stage.EXTRACT, Queue.INTERACTIVE)]
 
 
 def test_only_queued_jobs_are_due_and_a_requeued_one_at_once(db: Database) -> None:
