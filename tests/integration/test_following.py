@@ -169,6 +169,22 @@ def test_the_shadow_scores_a_share_of_the_jobs_and_touches_nothing_else(house: t
     assert compared.mean < -0.5
 
 
+@pytest.mark.parametrize(("champion", "asked"), [("blue 2", True), ("green 1", True), ("green 2", False)])
+def test_a_model_in_the_shadow_is_asked_unless_it_is_the_champion_itself(
+    house: tuple[Database, Shelf, Settings], champion: str, asked: bool
+) -> None:
+    """The same version under another name is another model."""
+    db, _, settings = house
+    shadow.begin(db, "green", "2", seconds=60, share=1.0, actor="cli")
+    mine = Shadow(db, settings)
+
+    assert mine.offer("job-1", faces(), judgements(), ModelName(*champion.split(), "0" * 64)) == asked
+    mine.close()
+
+    with db.read() as session:
+        assert len(session.scalars(select(ShadowScoreRow)).all()) == (2 if asked else 0)
+
+
 @pytest.mark.parametrize("trouble", ["none", "over", "away", "broken", "full"])
 def test_the_shadow_never_gets_in_the_way(house: tuple[Database, Shelf, Settings], trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
     db, store, settings = house
