@@ -45,7 +45,7 @@ def random_weights(seed: int = 1) -> Named:
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One portrait, cropped and mirrored into two people a split."""
+    """One portrait, cropped and mirrored into two people a split; to train on there is a third, and one of the three twice."""
     data = pytest.importorskip("skimage.data")
     folder = tmp_path_factory.mktemp("faces")
     portrait = data.astronaut()[..., ::-1]
@@ -58,6 +58,9 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 picture = portrait[: 500 - 40 * k]
                 cv2.imwrite(str(folder / f"{name}.png"), picture[:, ::-1] if mirrored else picture)
                 table.writerow((f"{name}.png", name, split))
+        for name, identity, picture in (("train-closer", "train", portrait[:480]), ("train-other", "other", portrait[:470, ::-1])):
+            cv2.imwrite(str(folder / f"{name}.png"), picture)
+            table.writerow((f"{name}.png", identity, "train"))
     return folder
 
 
@@ -76,7 +79,8 @@ def test_weights_become_a_version_that_serving_takes(faces: Path, tmp_path: Path
     assert set(card.files) == {"weights.h5", "model.xml", "model.bin"}
     assert (card.seed, card.training["hours"], card.code_version) == (7, 1.5, "0.1")
     assert set(card.metrics) == {"self_blended", "face_swap", "region", "warp"}
-    assert card.limits
+    assert "photographs of 3 people" in card.limits[0], "those it was trained on, and nobody else"
+    assert "{" not in "".join(card.limits)
     assert card.thresholds.authentic_below <= card.thresholds.manipulated_from
     # and the bias went into the weights and the graph alike
     bias = json.loads((folder / "card.json").read_text())["calibration"]["bias_added"]
@@ -87,6 +91,11 @@ def test_weights_become_a_version_that_serving_takes(faces: Path, tmp_path: Path
     plain = release.export.to_openvino(tmp_path / "plain.h5", tmp_path, input_size=64)
     np.testing.assert_allclose(logits, release.export.openvino_logits(plain, crops) + bias, atol=1e-4)
     assert json.loads((tmp_path / "versions/unmask-resnet50/1.evaluate.json").read_text())["model"]["sha256"] == card.files["model.bin"]
+
+
+def test_a_card_says_whose_faces_a_network_was_trained_on() -> None:
+    assert release.limits(7)[0].startswith("It has learnt from manipulations made out of photographs of 7 people by this project alone")
+    assert release.limits(7, others=True)[0].startswith("Beside labelled faces of others, it has learnt from manipulations made")
 
 
 def test_missing_weights_are_one_sentence(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
