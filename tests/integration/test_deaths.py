@@ -6,20 +6,29 @@ import io
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from multiprocessing.connection import Connection
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import WorkerLostError
+from billiard.pool import Pool
+from celery.exceptions import Ignore
 from PIL import Image
+from sqlalchemy.exc import OperationalError
 
 from pipeline import deaths, inquiry, ledger
 from pipeline.database import Database
 from pipeline.jobs import Queue, Stage, Status
 from pipeline.settings import Settings
 from tests.fixtures.jobs import MAX_ATTEMPTS, accepted, advance, claimed, event_types, upload
-from workers import stages
-from workers.bereavement import _why
+from workers import app as application
+from workers import bereavement, stages
+from workers.bereavement import Bereaved, _why
 from workers.confines import confined
 
 DIED = {"why": "ended while it worked on it (SIGSEGV)", "max_attempts": MAX_ATTEMPTS}
@@ -66,6 +75,81 @@ def test_how_it_died_is_said_in_words() -> None:
     assert _why(Exception("Worker exited prematurely: signal 11 (SIGSEGV) Job: 3.")) == "ended while it worked on it (SIGSEGV)"
     assert _why(Exception("Worker exited prematurely: exitcode 1 Job: 3.")) == "ended while it worked on it (exitcode 1)"
     assert "in the time it is given" in _why(Exception("Worker exited prematurely: signal 14 (SIGALRM) Job: 0."))
+
+
+class Message:
+    """A wake-up as a worker holds it: Celery's request of it, and whether it was acknowledged or given back."""
+
+    delivery_info: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
+
+    def __init__(self, job_id: str, pid: int) -> None:
+        self.headers = {"id": "m-1", "task": "unmask.extract", "retries": 0}
+        self.body = self.payload = ([job_id], {}, {})
+        self.ends: list[str] = []
+        ends = {"on_ack": lambda *_: self.ends.append("done with"), "on_reject": lambda *_: self.ends.append("given back")}
+        self.request = Bereaved(self, app=application.app, task=stages.extract, decoded=True, **ends)
+        self.request.worker_pid = pid
+
+    def lost(self, exitcode: int) -> None:
+        """What the worker's pool does when the child that had it is gone."""
+        job = SimpleNamespace(_job=3, _set=lambda number, result: self.request.on_failure(result[1]))
+        Pool.mark_as_worker_lost(None, job, exitcode)
+
+
+@pytest.fixture
+def woken(db_url: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """The messages that were sent when a process died; one that Celery repeats as well."""
+    sent: list[tuple[object, ...]] = []
+    monkeypatch.setattr(bereavement, "settings", lambda: Settings(database_url=db_url, max_attempts=2, lease_s=600))
+    monkeypatch.setattr(bereavement, "wake", lambda *what: sent.append(what))
+    monkeypatch.setattr(bereavement, "deliver_soon", lambda: sent.append(("webhooks",)))
+    monkeypatch.setattr(Bereaved, "_retry_worker_lost", lambda request, error, info: sent.append(("repeated", type(error))) or True)
+    return sent
+
+
+def test_a_worker_knows_the_death_of_its_child_and_sends_the_job_on_at_once(db: Database, woken: list[tuple[object, ...]]) -> None:
+    """By the very object that its pool makes of it: the error is wrapped in another."""
+    here = socket.gethostname()
+    job_id = accepted(db)
+    for attempt, sent in ((1, (job_id, Stage.EXTRACT)), (2, ("webhooks",))):
+        assert claimed(db, job_id, worker=f"{here}:{4_000_000 + attempt}", lease_s=600.0).attempt == attempt
+        (message := Message(job_id, 4_000_000 + attempt)).lost(-signal.SIGKILL)
+
+        assert message.ends == ["done with"], "nobody else gets it a second time"
+        assert woken.pop()[:2] == sent
+        assert not woken
+    row = inquiry.job(db, job_id)
+    assert row is not None
+    assert row.status == Status.FAILED.value
+    assert str(row.reason).endswith("The process of the extract stage ended while it worked on it (SIGKILL).")
+
+
+def test_a_death_that_cannot_be_written_down_leaves_the_message_to_celery(
+    db: Database, woken: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed(db, job_id := accepted(db), worker=f"{socket.gethostname()}:7")
+
+    def away(*_: object, **__: object) -> None:
+        raise OperationalError("", {}, Exception("away"))
+
+    monkeypatch.setattr(deaths, "died", away)
+    Message(job_id, 7).lost(-signal.SIGSEGV)
+
+    assert woken == [("repeated", WorkerLostError)]
+
+
+def test_an_error_is_no_death(db: Database, woken: list[tuple[object, ...]]) -> None:
+    claim = claimed(db, job_id := accepted(db), worker=f"{socket.gethostname()}:7")
+    message = Message(job_id, 7)
+    try:
+        raise Ignore
+    except Ignore:
+        message.request.on_failure(ExceptionInfo())
+
+    assert message.ends == ["done with"]
+    assert not woken
+    assert ledger.renew(db, claim, 5.0)
 
 
 def _forked(work: str, seconds: float) -> tuple[int | None, list[str]]:
