@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -149,6 +150,59 @@ def test_sigterm_to_the_one_process_stops_all_ranks_with_a_checkpoint(tmp_path: 
     ran = Ran(process.returncode, said, tmp_path)
     assert ran.outcome.state == "stopped", said
     assert [line["event"] for line in ran.lines()][-2:] == ["checkpoint", "stopped"]
+
+
+BY_HAND = """
+import sys
+from workers import cli
+from workers.commands import learning
+
+whole, trainer = learning.command_of, sys.argv.pop(1)
+
+def command_of(launch, options):
+    command = whole(launch, options)
+    at = command.index("pipeline.training.fit")
+    return [*command[: at - 1], trainer, *command[at + 2 :]]
+
+learning.command_of = command_of
+cli.main()
+"""
+RANK = """
+import signal, sys, time
+
+def stop(number, frame):
+    print("in order", flush=True)
+    sys.exit(75)
+
+signal.signal(signal.SIGUSR1, stop)
+print("begun", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+def test_training_by_hand_stops_its_ranks_in_order(tmp_path: Path, how: str) -> None:
+    """`unmask train` itself, with ranks that know what to do when they are asked in the right way, and in no other."""
+    pytest.importorskip("tensorflow")
+    (tmp_path / "rank.py").write_text(RANK)
+    with subprocess.Popen(
+        [sys.executable, "-c", BY_HAND, str(tmp_path / "rank.py"), "train", "--ranks", "2"],
+        env=environment(UNMASK_DATA_DIR=str(tmp_path)),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        begun = [process.stdout.readline() for _ in range(2)]
+        if how == "Ctrl-C":  # a terminal tells all that are in the foreground
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+    assert [*begun, said] == ["begun\n", "begun\n", "in order\nin order\n"]
+    assert process.returncode == launching.STOPPED
 
 
 def test_no_rank_outlives_the_process_that_started_it(tmp_path: Path) -> None:
