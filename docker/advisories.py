@@ -29,6 +29,7 @@ API = "https://api.osv.dev/v1"
 PATIENCE_S = 30
 AT_ONCE = 500
 FOUND, UNREACHABLE = 1, 3
+EVENTS = ("introduced", "fixed", "last_affected")
 
 
 class Pin(NamedTuple):
@@ -98,12 +99,12 @@ def _affects(affected: Mapping[str, Any], version: str) -> bool:
 def _within(events: Iterable[Mapping[str, str]], version: str) -> bool:
     try:
         ours, inside = Version(version), False
-        for event in events:
-            if "introduced" in event and (event["introduced"] == "0" or ours >= Version(event["introduced"])):
+        # In the order of their versions: some records tell them in another.
+        told = sorted((Version(said), kind) for event in events for kind, said in event.items() if kind in EVENTS)
+        for at, kind in told:
+            if kind == "introduced" and ours >= at:
                 inside = True
-            if ("fixed" in event and ours >= Version(event["fixed"])) or (
-                "last_affected" in event and ours > Version(event["last_affected"])
-            ):
+            if (kind == "fixed" and ours >= at) or (kind == "last_affected" and ours > at):
                 inside = False
         return inside
     except InvalidVersion:
@@ -116,10 +117,14 @@ def of_service(api: str, wanted: Iterable[Pin]) -> Iterator[Finding]:
     for start in range(0, len(asked), AT_ONCE):
         part = asked[start : start + AT_ONCE]
         queries = [{"package": {"ecosystem": "PyPI", "name": pin.name}, "version": pin.version} for pin in part]
-        answers = _ask(f"{api}/querybatch", {"queries": queries})["results"]
-        for pin, answer in zip(part, answers):
-            for known in answer.get("vulns", ()):
-                yield _finding(pin, _ask(f"{api}/vulns/{known['id']}"))
+        while queries:
+            answers = _ask(f"{api}/querybatch", {"queries": queries})["results"]
+            more = [(pin, query, answer) for pin, query, answer in zip(part, queries, answers) if answer.get("next_page_token")]
+            for pin, answer in zip(part, answers):
+                records = (_ask(f"{api}/vulns/{known['id']}") for known in answer.get("vulns", ()))
+                yield from (_finding(pin, record) for record in records if not record.get("withdrawn"))
+            part = [pin for pin, _, _ in more]
+            queries = [{**query, "page_token": answer["next_page_token"]} for _, query, answer in more]
 
 
 def _ask(url: str, body: Any = None) -> Any:

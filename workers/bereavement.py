@@ -8,10 +8,13 @@ from __future__ import annotations
 import logging
 import re
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
 from billiard.exceptions import WorkerLostError
+from celery.concurrency.asynpool import AsynPool
+from celery.concurrency.prefork import TaskPool
 from celery.exceptions import Ignore
 from celery.worker.request import Request
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,6 +25,25 @@ from pipeline.settings import settings
 from workers.app import deliver_soon, wake
 
 log = logging.getLogger(__name__)
+
+LOOK_S = 0.2
+"""How often the pool looks after its children."""
+
+
+class Watchful(AsynPool):
+    """A pool that misses a dead child at once.
+
+    Celery looks when the pipe to the child closes. That is a moment before the kernel lets a parent know of the death, so
+    that it often looks in vain, and next after five seconds.
+    """
+
+    @property
+    def timers(self) -> dict[Callable[[], None], float]:
+        """What the event loop is to do again and again, and how often."""
+        return {self.maintain_pool: LOOK_S}
+
+
+TaskPool.Pool = Watchful  # of every worker with `-P prefork` that imports the tasks
 
 
 class Bereaved(Request):

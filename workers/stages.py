@@ -30,6 +30,7 @@ from pipeline.storage import ObjectTooLarge, SourceGone, storage
 from workers import scratch
 from workers.allocation import keep_memory
 from workers.app import app, deliver_soon
+from workers.bereavement import Bereaved
 from workers.champion import champion, judge
 from workers.confines import confined
 from workers.lease import Lease, LeaseLost
@@ -46,7 +47,7 @@ Work = Callable[[Database, Settings, Claim, Lease], bool]
 class _Stage(app.Task):  # type: ignore[name-defined, misc]
     """What the tasks of all stages have in common."""
 
-    Request = "workers.bereavement:Bereaved"
+    Request = Bereaved
     """Sees to it that a job whose process died goes on at once."""
     max_retries = 3
     """Where the ledger could not be told, the message comes again, but after so many killed processes in a row no more."""

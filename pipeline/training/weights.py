@@ -61,12 +61,27 @@ def read(path: Path) -> Named:
             named: Named = {}
             for layer in _texts(root.attrs["layer_names"]):
                 group = root[layer]
-                arrays = [np.asarray(group[part][()], np.float32) for part in _texts(group.attrs["weight_names"])]
+                arrays = [np.asarray(_own(path, group, part)[()], np.float32) for part in _texts(group.attrs["weight_names"])]
                 if arrays:
                     named[layer] = arrays
     except (OSError, KeyError) as error:
         raise WeightsError(f"{path} is not a Keras weights file: {error}.") from error
     return named
+
+
+def _own(path: Path, group: Any, part: str) -> Any:
+    """A dataset whose numbers are in this very file: HDF5 can point into any other that the process may read."""
+    import h5py
+
+    steps = part.split("/")
+    where = group
+    for step in steps:
+        if not isinstance(where.get(step, getlink=True), h5py.HardLink):
+            raise WeightsError(f"{path} is not a Keras weights file: {part} is a link, or is not there.")
+        where = where[step]
+    if not isinstance(where, h5py.Dataset) or where.is_virtual or where.external:
+        raise WeightsError(f"{path} is not a Keras weights file: the numbers of {part} are not in it.")
+    return where
 
 
 def read_npz(*paths: Path) -> Named:

@@ -17,6 +17,7 @@ import pytest
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
 from billiard.pool import Pool
+from celery.concurrency.prefork import TaskPool
 from celery.exceptions import Ignore
 from PIL import Image
 from sqlalchemy.exc import OperationalError
@@ -28,7 +29,7 @@ from pipeline.settings import Settings
 from tests.fixtures.jobs import MAX_ATTEMPTS, accepted, advance, claimed, event_types, upload
 from workers import app as application
 from workers import bereavement, stages
-from workers.bereavement import Bereaved, _why
+from workers.bereavement import LOOK_S, Bereaved, Watchful, _why
 from workers.confines import confined
 
 DIED = {"why": "ended while it worked on it (SIGSEGV)", "max_attempts": MAX_ATTEMPTS}
@@ -235,3 +236,13 @@ def test_the_worker_itself_is_not_confined() -> None:
     with confined(0.01, 1):
         time.sleep(0.05)
         assert len(bytearray(10_000_000)) == 10_000_000
+
+
+def test_a_pool_of_the_stages_looks_after_its_children_all_the_time() -> None:
+    """Celery's own looks every five seconds, and at a moment that is often too early; `make faults` measures what comes of it."""
+    assert stages.extract.Request is Bereaved
+    assert issubclass(TaskPool.Pool, Watchful)
+    looks = SimpleNamespace(maintain_pool=lambda: None)
+    assert Watchful.timers.fget is not None
+    assert Watchful.timers.fget(looks) == {looks.maintain_pool: LOOK_S}
+    assert LOOK_S <= 0.5

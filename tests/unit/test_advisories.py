@@ -67,6 +67,7 @@ def test_every_pin_of_the_real_locks_is_read(advisories: ModuleType) -> None:
         ([{"introduced": "9"}, {"last_affected": "10.0.0"}], False),
         ([{"introduced": "0"}, {"fixed": "9"}, {"introduced": "10"}, {"fixed": "10.1"}], True),
         ([{"introduced": "0"}, {"fixed": "9"}, {"introduced": "10.1"}], False),
+        ([{"introduced": "10"}, {"fixed": "10.1"}, {"introduced": "0"}, {"fixed": "9"}], True),
         ([{"introduced": "not a version"}], True),
     ],
 )
@@ -104,10 +105,19 @@ def test_the_service_is_asked_about_every_pin(
         def do_POST(self) -> None:
             queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
             asked.extend(queries)
-            self._answer({"results": [{"vulns": [{"id": "GHSA-1"}]} if one["package"]["name"] == "celery" else {} for one in queries]})
+            self._answer({"results": [self._known(one) for one in queries]})
+
+        @staticmethod
+        def _known(query: Any) -> Any:
+            if query["package"]["name"] != "celery":
+                return {}
+            if "page_token" in query:
+                return {"vulns": [{"id": "GHSA-1"}]}
+            return {"vulns": [{"id": "GHSA-0"}], "next_page_token": "on"}
 
         def do_GET(self) -> None:
-            self._answer(record("celery", []))
+            withdrawn = {"withdrawn": "2026-01-01T00:00:00Z"} if self.path.endswith("GHSA-0") else {}
+            self._answer(record("celery", [], **withdrawn))
 
         def _answer(self, body: Any) -> None:
             self.send_response(200)
@@ -121,8 +131,11 @@ def test_the_service_is_asked_about_every_pin(
         status = advisories.main([str(lock), "--api", f"http://127.0.0.1:{server.server_port}", "--accepted", str(tmp_path / "none")])
         server.shutdown()
     assert status == 1
-    assert [(one["package"]["name"], one["version"]) for one in asked] == [("celery", "5.7.0"), ("pil-low", "10.0.1")]
-    assert "VULNERABLE: celery 5.7.0 in some.txt: GHSA-1, CVE-1" in capsys.readouterr().out
+    pinned = [("celery", "5.7.0"), ("pil-low", "10.0.1")]
+    assert [(one["package"]["name"], one["version"]) for one in asked] == [*pinned, pinned[0]], "a second page of the first"
+    said = capsys.readouterr().out
+    assert "VULNERABLE: celery 5.7.0 in some.txt: GHSA-1, CVE-1" in said
+    assert "2 pinned packages, 1 known vulnerabilities, 1 of them not accepted." in said
 
 
 def test_nobody_to_ask_is_not_the_same_as_nothing_found(

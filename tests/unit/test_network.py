@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -108,3 +109,31 @@ def test_npz_parts_of_the_port_are_joined(tmp_path: Path) -> None:
     named = weights.read_any(tmp_path)
     assert [a.shape for a in named["logit"]] == [(2048, 1), (1,)]
     assert all(a.dtype == np.float32 for arrays in named.values() for a in arrays)
+
+
+@pytest.mark.parametrize("how", ["a soft link", "a link to another file", "of many files", "beside the file", "a group"])
+def test_numbers_that_are_not_in_the_file_itself_are_not_read(tmp_path: Path, how: str) -> None:
+    """HDF5 can point into any file that the process may read; Keras followed it there (CVE-2026-9335, CVE-2026-12480)."""
+    (tmp_path / "secret").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["kernel"] = np.arange(4, dtype=np.float32)
+    path = tmp_path / "weights.h5"
+    weights.write(path, {"logit": [np.zeros((2, 2), np.float32), np.zeros(2, np.float32)]})
+    weights.read(path)
+    with h5py.File(path, "a") as file:
+        group = file["logit"]["logit"]
+        del group["kernel:0"]
+        if how == "a soft link":
+            group["kernel:0"] = h5py.SoftLink("/logit/logit/bias:0")
+        elif how == "a link to another file":
+            group["kernel:0"] = h5py.ExternalLink("other.h5", "kernel")
+        elif how == "of many files":
+            layout = h5py.VirtualLayout((4,), np.float32)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "kernel", (4,))
+            group.create_virtual_dataset("kernel:0", layout)
+        elif how == "beside the file":
+            group.create_dataset("kernel:0", (4,), np.float32, external=[(str(tmp_path / "secret"), 0, 16)])
+        else:
+            group.create_group("kernel:0")
+    with pytest.raises(WeightsError, match="kernel:0"):
+        weights.read(path)
