@@ -200,6 +200,8 @@ def _normalised(image: Image.Image) -> Pixels:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(0x0112, 1)
+    except MemoryError:
+        raise
     except Exception:  # a broken EXIF block does not make the picture unreadable
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

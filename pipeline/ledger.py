@@ -368,9 +368,12 @@ def pause(db: Database, queue: str, *, actor: str = "system") -> None:
 
 
 def resume(db: Database, queue: str, *, actor: str = "system") -> None:
-    """Let the jobs of a queue start again: those that waited are due at once."""
+    """Let the jobs of a queue start again: those that waited are due at once. Raises LedgerError for a name that is none
+    and is not paused."""
     with db.write() as session:
-        session.execute(delete(PauseRow).where(PauseRow.queue == queue))
+        there = session.execute(delete(PauseRow).where(PauseRow.queue == queue).returning(PauseRow.queue)).first()
+        if there is None and queue not in QUEUE_NAMES:
+            raise LedgerError(f"There is no queue {queue!r}: it is one of {', '.join(QUEUE_NAMES)}.")
         audit.note(session, actor, "queue.resume", queue[:255])
         session.execute(update(JobRow).where(JobRow.status == Status.QUEUED.value, in_queue(queue)).values(woken_at=0.0))
 

@@ -374,6 +374,8 @@ def test_queues_are_paused_and_resumed(web: Web) -> None:
     assert ledger.claim(web.db, job_id, Stage.EXTRACT, worker="w", lease_s=5, max_attempts=3) is None
     assert web.client.post("/v1/queues/bulk/resume").get_json() == {"name": "bulk", "paused": False}
     assert ledger.claim(web.db, job_id, Stage.EXTRACT, worker="w", lease_s=5, max_attempts=3) is not None
+    for deed in ("pause", "resume"):
+        assert web.client.post(f"/v1/queues/none/{deed}").status_code == 422
 
 
 def test_the_figures_tell_what_stands_in_the_database(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
