@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 from pathlib import Path
 
+from tests.faults.report import table
 from tests.faults.runner import naive_alone, run
 from tests.faults.table import ROWS
 
@@ -26,7 +28,11 @@ def main() -> int:
     parser.add_argument("--corpus", default="", help="for the test `hostile`: folders or archives of pictures, separated by commas")
     parser.add_argument("--report", type=Path, default=REPORT)
     parser.add_argument("--list", action="store_true", help="list the tests, and how long each takes")
+    parser.add_argument("--table", action="store_true", help="print what the report says, as a table")
     given = parser.parse_args()
+    if given.table:
+        print(table(json.loads(given.report.read_text())))
+        return 0
     if given.list:
         for row in ROWS:
             print(f"{row.name:<22} n {row.short:>3} / {row.long:<6} about {row.minutes:g} min   {(row.run.__doc__ or '').splitlines()[0]}")

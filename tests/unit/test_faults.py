@@ -14,6 +14,7 @@ import pytest
 from pipeline import faults
 from pipeline.faults import FaultError, Order
 from pipeline.settings import SettingsError, from_environment
+from tests.faults.report import table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,3 +87,22 @@ def test_every_point_stands_somewhere_in_the_product() -> None:
     assert 'faults.point(f"{stage.value}.committed"' in sources
     for name in faults.POINTS.keys() - staged:
         assert f'faults.point("{name}"' in sources, name
+
+
+def test_the_report_is_told_as_a_table_with_the_usual_chain_beside_it() -> None:
+    report = [
+        {
+            "test": "poison",
+            "n": 120,
+            "lost": 0,
+            "duplicates": 0,
+            "attempts_max": 3,
+            "passed": True,
+            "naive": {"n": 60, "lost": 6, "duplicates": 0},
+        },
+        {"test": "broker-kill", "n": 30, "uploads": 1200, "lost": 1, "duplicates": 0, "wrong": ["a", "b"], "passed": False},
+    ]
+    assert table(report).splitlines()[2:] == [
+        "| poison | 120 | 0, 0 | 3 attempts at most | 6, 0 of 60 |",
+        "| broker-kill **over its target** | 30 (1,200 uploads) | 1, 0 | 2 wrong |  |",
+    ]

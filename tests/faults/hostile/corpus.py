@@ -69,8 +69,11 @@ def run(places: list[str], number: int, seed: int, cells: int) -> dict[str, Any]
     wrong = [fate for fate in every if fate.how in ("died", "unclear") or not fate.clean or not fate.sentence]
     bounds = all(fate.seconds <= SECONDS and fate.megabytes <= MEGABYTES for fate in every)
     bombs = all(fate.megabytes <= BOMB_MEGABYTES for fate in sets["bombs"])
+    sent = len(files) + len(BOMBS) + len(LARGEST) + number
     return {
-        "n": len(every), "mutation_seeds": len(seeds), "sets": figures, "lost": 0, "duplicates": 0,
+        "n": len(every), "mutation_seeds": len(seeds), "sets": figures,
+        "lost": sent - sum(fate.how in ("read", "refused") for fate in every),
+        "duplicates": len(every) - len({fate.name for fate in every}),
         "wrong": [f"{fate.name}: {fate.how}, {fate.sentence}" for fate in wrong][:50],
         "passed": not wrong and bounds and bombs,
     }  # fmt: skip

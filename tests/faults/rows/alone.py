@@ -21,15 +21,10 @@ def histories(n: int, seed: int, places: list[str]) -> dict[str, Any]:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     passed = re.search(r"(\d+) passed", done.stdout)
     databases = int(passed[1]) if passed else 0
-    figures = {
-        "n": n,
-        "steps": STEPS,
-        "databases": databases,
-        "lost": 0,
-        "duplicates": 0,
-        "passed": done.returncode == 0 and databases == 2,
-    }
-    return figures if figures["passed"] else {**figures, "said": done.stdout[-3000:]}
+    held = done.returncode == 0 and databases == 2
+    # The model holds after every step that no job is lost or made twice; where it does not, nobody has counted.
+    told = {"lost": 0, "duplicates": 0} if held else {"lost": None, "duplicates": None, "said": done.stdout[-3000:]}
+    return {"n": n, "steps": STEPS, "databases": databases, **told, "passed": held}
 
 
 def hostile(n: int, seed: int, places: list[str]) -> dict[str, Any]:
