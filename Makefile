@@ -30,11 +30,12 @@ lint: dev-environment ## check style and formatting
 types: dev-environment ## check types, strictly
 	@$(DEV)/mypy
 
-containers: dev-environment ## check the Dockerfile and the compose file; needs no container engine
+containers: dev-environment ## check Dockerfile, compose files and Kubernetes manifests; needs no engine and no cluster
 	@$(DEV)/hadolint docker/Dockerfile
 	@$(DEV)/docker-compose --env-file docker/.env.example -f docker/compose.yaml config --quiet
 	@for more in train hpu; do $(DEV)/docker-compose --env-file docker/.env.example -f docker/compose.yaml \
 	  -f docker/compose.$$more.yaml --profile '*' config --quiet || exit 1; done
+	@$(DEV)/python docker/manifests.py
 
 audit: dev-environment ## look for known vulnerabilities in every pinned package (offline: make audit ARGS="--database all.zip")
 	@$(DEV)/python docker/advisories.py $(ARGS)
