@@ -9,18 +9,15 @@ too. Leases and due times go by the database's clock. History and webhook events
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, and_, delete, insert, not_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, and_, delete, not_, select, update
 
 from pipeline import audit, identity, outbox, steps
 from pipeline.brief import Brief, Statement, brief
 from pipeline.changes import (
-    QUEUE_NAMES,
     QUEUED,
     ago,
     backoff_s,
@@ -30,7 +27,6 @@ from pipeline.changes import (
     face_of,
     face_values,
     in_paused_queue,
-    in_queue,
     judgement_values,
     may_start,
     outcome,
@@ -38,7 +34,7 @@ from pipeline.changes import (
     traceback_of,
     unfitting,
 )
-from pipeline.database import Database, FaceRow, JobRow, PauseRow, now
+from pipeline.database import Database, FaceRow, JobRow, now
 from pipeline.jobs import Face, Judgement, ModelName, Queue, Reason, Stage, Status, Upload, Verdict, new_id
 
 REQUEUEABLE = (Status.FAILED, Status.REFUSED, Status.SOURCE_GONE, Status.CANCELLED)
@@ -355,33 +351,6 @@ def unwoken(db: Database, job_ids: list[str]) -> None:
     """The messages for these jobs could not be sent: they are due again at once."""
     with db.write() as session:
         session.execute(update(JobRow).where(JobRow.id.in_(job_ids), JobRow.status == Status.QUEUED.value).values(woken_at=0.0))
-
-
-def pause(db: Database, queue: str, *, actor: str = "system") -> None:
-    """Let no more jobs of a queue start; those that run go on. `queue` is a kind (`bulk`, `backfill`: all its stages) or
-    one queue of one stage (`extract`, `interactive.extract`). Raises LedgerError for any other name."""
-    if queue not in QUEUE_NAMES:
-        raise LedgerError(f"There is no queue {queue!r}: it is one of {', '.join(QUEUE_NAMES)}.")
-    with suppress(IntegrityError), db.write() as session:  # paused already: by now, or by somebody at this moment
-        session.execute(insert(PauseRow).values(queue=queue, paused_at=now()))
-        audit.note(session, actor, "queue.pause", queue)
-
-
-def resume(db: Database, queue: str, *, actor: str = "system") -> None:
-    """Let the jobs of a queue start again: those that waited are due at once. Raises LedgerError for a name that is none
-    and is not paused."""
-    with db.write() as session:
-        there = session.execute(delete(PauseRow).where(PauseRow.queue == queue).returning(PauseRow.queue)).first()
-        if there is None and queue not in QUEUE_NAMES:
-            raise LedgerError(f"There is no queue {queue!r}: it is one of {', '.join(QUEUE_NAMES)}.")
-        audit.note(session, actor, "queue.resume", queue[:255])
-        session.execute(update(JobRow).where(JobRow.status == Status.QUEUED.value, in_queue(queue)).values(woken_at=0.0))
-
-
-def paused(db: Database) -> set[str]:
-    """The names that are paused, as given to `pause`."""
-    with db.read() as session:
-        return set(session.scalars(select(PauseRow.queue)))
 
 
 # -- smaller words

@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 from redis import Redis
 from sqlalchemy import func, insert, select, update
 
-from pipeline import ledger
+from pipeline import ledger, pauses
 from pipeline.database import Database, JobRow, now
 from pipeline.jobs import Queue, Stage, Status, Upload, new_id
 from pipeline.settings import Settings
@@ -22,7 +22,7 @@ ROUTES = ("/v1/jobs?limit=50", "/v1/jobs?limit=50&status=queued", "/v1/jobs?limi
 
 def fill(db: Database, rows: int) -> None:
     """So many queued jobs, in a queue that is paused, as if they had been woken just now and for an hour to come."""
-    ledger.pause(db, PAUSED)
+    pauses.pause(db, PAUSED)
     with db.write() as session:
         for start in range(0, rows, 5000):
             batch = [_row(number) for number in range(start, min(rows, start + 5000))]
@@ -38,7 +38,7 @@ def empty(db: Database) -> None:
     with db.write() as session:
         waiting = (JobRow.queue == PAUSED, JobRow.status == Status.QUEUED.value)
         session.execute(update(JobRow).where(*waiting).values(status=Status.CANCELLED.value))
-    ledger.resume(db, PAUSED)
+    pauses.resume(db, PAUSED)
 
 
 def _row(number: int) -> dict[str, Any]:

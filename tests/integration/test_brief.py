@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from pipeline import ledger
+from pipeline import pauses
 from pipeline.brief import Statement, brief
 from pipeline.database import Database, FaceRow, JobRow, PauseRow, now
 from pipeline.jobs import new_id
@@ -25,7 +25,7 @@ def test_what_was_said_is_kept_at_the_end(db: Database) -> None:
     with brief(db) as on:
         PAUSE.many(on, [{"queue": "bulk"}, {"queue": "extract"}])
 
-    assert ledger.paused(db) == {"bulk", "extract"}
+    assert pauses.paused(db) == {"bulk", "extract"}
 
 
 def test_nothing_is_kept_of_a_block_that_fails(db: Database) -> None:
@@ -37,7 +37,7 @@ def test_nothing_is_kept_of_a_block_that_fails(db: Database) -> None:
     with pytest.raises(ValueError, match="no"):
         half()
 
-    assert ledger.paused(db) == set()
+    assert pauses.paused(db) == set()
 
 
 def test_errors_are_sqlalchemys(db: Database) -> None:

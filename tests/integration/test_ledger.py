@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import audit, inquiry, ledger
+from pipeline import audit, inquiry, ledger, pauses
 from pipeline.database import Database
 from pipeline.jobs import STAGES, Judgement, Queue, Reason, Stage, Status, Verdict
 from tests.fixtures.jobs import (
@@ -359,7 +359,7 @@ def cancelled(db: Database) -> str:
 
 
 def paused(db: Database) -> str:
-    ledger.pause(db, "bulk")
+    pauses.pause(db, "bulk")
     return "bulk"
 
 
@@ -368,8 +368,8 @@ def paused(db: Database) -> str:
     [
         ("job.cancel", accepted, ledger.cancel),
         ("job.retry", cancelled, ledger.requeue),
-        ("queue.pause", lambda db: "bulk", ledger.pause),
-        ("queue.resume", paused, ledger.resume),
+        ("queue.pause", lambda db: "bulk", pauses.pause),
+        ("queue.resume", paused, pauses.resume),
     ],
     ids=["cancel", "retry", "pause", "resume"],
 )
@@ -379,7 +379,7 @@ def test_what_somebody_does_and_the_note_of_it_come_together_or_not_at_all(
     subject = given(db)
 
     def found() -> tuple[object, ...]:
-        return ledger.position(db, subject), len(inquiry.history(db, subject)), ledger.paused(db)
+        return ledger.position(db, subject), len(inquiry.history(db, subject)), pauses.paused(db)
 
     def notes() -> list[tuple[str, str, str]]:
         return [(row.actor, row.action, row.subject) for row in reversed(audit.page(db, limit=9)[0])]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import select
 
-from pipeline import changes, inquiry, ledger
+from pipeline import changes, inquiry, ledger, pauses
 from pipeline.database import Database, JobRow
 from pipeline.jobs import STAGES, Queue, Reason, Stage, Status
 from tests.fixtures.jobs import advance, event_types, expire, face, upload
@@ -83,7 +83,7 @@ class Histories(RuleBasedStateMachine):
     def claim(self, pick: int, other_stage: Stage | None) -> None:
         job_id, job = self.some_job(pick)
         stage = other_stage or job.stage
-        to_be_had = job.status is Status.QUEUED and job.stage is stage and not job.backing_off and not ledger.paused(self.db)
+        to_be_had = job.status is Status.QUEUED and job.stage is stage and not job.backing_off and not pauses.paused(self.db)
 
         claim = ledger.claim(self.db, job_id, stage, worker="w", lease_s=LEASE_S, max_attempts=MAX_ATTEMPTS)
 
@@ -163,13 +163,13 @@ class Histories(RuleBasedStateMachine):
             job.ends(Status.FAILED)
         elif died:
             job.queued(job.stage, job.attempts)
-        if not ledger.paused(self.db):
+        if not pauses.paused(self.db):
             assert ((job_id, job.stage) in due) == (job.status is Status.QUEUED)
         assert all(self.jobs[one].status is Status.QUEUED and not self.jobs[one].backing_off for one, _ in due)
 
     @rule(paused=st.booleans())
     def pause(self, paused: bool) -> None:
-        (ledger.pause if paused else ledger.resume)(self.db, Queue.BULK.value)
+        (pauses.pause if paused else pauses.resume)(self.db, Queue.BULK.value)
 
     @invariant()
     def the_rows_are_as_expected(self) -> None:
@@ -207,7 +207,7 @@ class Histories(RuleBasedStateMachine):
                 assert all(one.crop is None for one in ledger.faces(self.db, job_id, crops=True))
 
     def teardown(self) -> None:
-        ledger.resume(self.db, Queue.BULK.value)
+        pauses.resume(self.db, Queue.BULK.value)
 
 
 @pytest.fixture

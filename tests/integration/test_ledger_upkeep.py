@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import update
 
-from pipeline import inquiry, ledger
+from pipeline import inquiry, ledger, pauses
 from pipeline.database import Database, JobRow, now
 from pipeline.jobs import Queue, Stage, Status
 from tests.fixtures.jobs import accepted, advance, brought_to, claimed, event_types, events, expire, upload
@@ -161,24 +161,24 @@ def test_a_pause_stops_its_queue_and_no_other(db: Database, name: str, stopped: 
         assert advance(db, claimed(db, job_id), [])
     expire(db, *jobs.values())
 
-    ledger.pause(db, name)
-    ledger.pause(db, name)
+    pauses.pause(db, name)
+    pauses.pause(db, name)
 
-    assert ledger.paused(db) == {name}
+    assert pauses.paused(db) == {name}
     assert {one[0] for one in due(db)} == {job_id for place, job_id in jobs.items() if place not in stopped}
     for place, job_id in jobs.items():
         claim = ledger.claim(db, job_id, Stage(place[1]), worker="w", lease_s=15.0, max_attempts=3)
         assert (claim is None) == (place in stopped), place
 
-    ledger.resume(db, name)
-    assert ledger.paused(db) == set()
+    pauses.resume(db, name)
+    assert pauses.paused(db) == set()
     assert {one[0] for one in due(db)} == {jobs[place] for place in stopped}, "those that waited are due at once"
 
 
 def test_what_runs_goes_on_while_its_queue_is_paused(db: Database) -> None:
     job_id = accepted(db)
     claim = claimed(db, job_id)
-    ledger.pause(db, "bulk")
+    pauses.pause(db, "bulk")
 
     assert ledger.renew(db, claim, 15.0)
     assert advance(db, claim)
@@ -187,4 +187,4 @@ def test_what_runs_goes_on_while_its_queue_is_paused(db: Database) -> None:
 
 def test_an_unknown_queue_cannot_be_paused(db: Database) -> None:
     with pytest.raises(ledger.LedgerError, match="no queue 'extrakt'"):
-        ledger.pause(db, "extrakt")
+        pauses.pause(db, "extrakt")

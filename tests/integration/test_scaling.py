@@ -9,7 +9,7 @@ import pytest
 import yaml
 from sqlalchemy import text, update
 
-from pipeline import ledger
+from pipeline import ledger, pauses
 from pipeline.database import Database, JobRow, now
 from pipeline.jobs import STAGES, Stage
 from tests.fixtures.jobs import accepted, brought_to, claimed
@@ -51,9 +51,9 @@ def test_the_rule_asks_how_long_the_oldest_job_of_the_stage_has_waited(db: Datab
         session.execute(update(JobRow).where(JobRow.id == job_id).values(woken_at=now() - 40))
     assert 40 <= asked() < 60
 
-    ledger.pause(db, stage.value)
+    pauses.pause(db, stage.value)
     assert asked() == 0, "nobody is to work on it"
-    ledger.resume(db, stage.value)
+    pauses.resume(db, stage.value)
     ledger.woken(db, job_id)
     claimed(db, job_id, stage)
     assert asked() < 30, "somebody does"

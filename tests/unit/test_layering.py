@@ -45,6 +45,7 @@ LAYERS = (
         "outbox",
         "payloads",
         "ledger",
+        "pauses",
         "cards",
         "trainings",
         "classroom",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Response
 
-from pipeline import inquiry, ledger
+from pipeline import inquiry, pauses
 from pipeline.jobs import Queue, Stage
 from webhooks.access import principal
 from webhooks.api.blueprints import answer, resource
@@ -23,18 +23,18 @@ def listing() -> Response:
     """What waits, and what is paused"""
     db = here().database
     backlog = {_name(stage, queue): count for (stage, queue), count in inquiry.backlog(db).items()}
-    return answer(Queues(paused=sorted(ledger.paused(db)), backlog=backlog))
+    return answer(Queues(paused=sorted(pauses.paused(db)), backlog=backlog))
 
 
 @blueprint.post("/queues/<string:name>/pause", responses={200: QueueState})
 def pause(path: QueuePath) -> Response:
     """Let no more of its jobs start; those that run go on"""
-    ledger.pause(here().database, path.name, actor=principal().actor)
+    pauses.pause(here().database, path.name, actor=principal().actor)
     return answer(QueueState(name=path.name, paused=True))
 
 
 @blueprint.post("/queues/<string:name>/resume", responses={200: QueueState})
 def resume(path: QueuePath) -> Response:
     """Let its jobs start again"""
-    ledger.resume(here().database, path.name, actor=principal().actor)
+    pauses.resume(here().database, path.name, actor=principal().actor)
     return answer(QueueState(name=path.name, paused=False))
