@@ -23,7 +23,7 @@ from typing import Any
 
 from pipeline import registry
 from pipeline.jobs import Stage
-from tests.benchmarks import accounting, backlog, mix, picture
+from tests.benchmarks import accounting, backlog, ledger_cost, mix, other_queue, picture
 from tests.benchmarks.bare import STEPS, Bare
 from tests.benchmarks.paper import Paper
 from tests.benchmarks.product import Product, Run, bench_model
@@ -56,16 +56,9 @@ def main(given: list[str] | None = None) -> None:
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(figures, indent=1) + "\n")
     picture.draw(figures, asked.out.with_suffix(".png"))
-    for name in (
-        "pipeline_images_per_s",
-        "bare_images_per_s",
-        "pipeline_over_bare",
-        "over_paper",
-        "latency_ms",
-        "overhead_cpu_ms",
-        "rss_mb",
-    ):
+    for name in SHOWN:
         print(f"{name:24} {figures.get(name)}")
+    print(f"{'queues':24} {other_queue.said(figures['queues'])}")
 
 
 def _say(what: str) -> None:
@@ -103,8 +96,13 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
             figures["latency_ms"] = _percentiles(spans)
             _say("interactive before bulk")
             figures["interactive"] = product.overtaking(turn, mix.portrait(asked.faces))
+            _say("the ledger alone")
+            ledger_alone = ledger_cost.measure(product.db, product.look, 20 if asked.short else 300, registry.verify(model).input_size)
             _say("a long backlog")
             figures["scale"] = _scale(product, asked.backlog)
+        _say("the queue alone, beside other queues")
+        chains = {"jobs": 100, "rounds": 1} if asked.short else {"jobs": 1000, "rounds": 3}
+        figures["queues"] = other_queue.measure(**chains) | {"ledger": ledger_alone}
         if not asked.short:
             _say("eight workers")
             figures["workers"] = _workers(folder, model, turn, asked.database, figures["cpu_ms_per_image"])

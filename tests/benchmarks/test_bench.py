@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import mix
+from tests.benchmarks import mix, other_queue
 from tests.fixtures.databases import missing_service, postgres_binaries
 
 ROOT = Path(__file__).parents[2]
@@ -39,4 +39,11 @@ def test_it_measures_everything_in_its_short_form(tmp_path: Path) -> None:
     assert 0 < figures["scale"]["message_bytes"] < 10_000
     assert figures["interactive"]["status"] == 200
     assert figures["scale"]["rows"] >= 2000
+    for chain in other_queue.CHAINS:
+        assert 0 < figures["queues"][chain]["cpu_ms"] < 1000
+        assert figures["queues"][chain]["jobs_per_s"] > 0
+        assert set(figures["queues"][chain]["cpu_ms_by_program"]) == {"sender", "worker", "valkey"}
+    assert figures["queues"]["ledger"]["ours_ms"] > 0
+    assert figures["queues"]["ledger"]["database_ms"] > 0
+    assert "dramatiq" in done.stdout
     assert out.with_suffix(".png").stat().st_size > 1000
