@@ -170,6 +170,7 @@ def _turns(rounds: int, turn: list[Path], bare: Bare, product: Product, paper: P
     }
     if paper is not None:
         figures |= {"paper_images_per_s": round(middle["paper"], 3), "over_paper": round(middle["pipeline"] / middle["paper"], 2)}
+        figures["paper_cpu_ms_per_image"] = round(statistics.median(cpu["paper"]), 1)
         figures["paper_over_pipeline_cpu"] = round(statistics.median(cpu["paper"]) / statistics.median(cpu["pipeline"]), 2)
     return figures
 
