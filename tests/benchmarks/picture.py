@@ -48,22 +48,19 @@ class Row:
 def rows(figures: dict[str, Any]) -> list[Row]:
     """The work by its steps, then what the product adds to it by program; the two sums among them."""
     work, programs = figures["bare_cpu_ms_per_image"], dict(figures["cpu_ms_by_program"])
-    spans = [(STEPS.get(name, name), ms, WORK) for name, ms in figures["cpu_ms_by_step"].items()]
-    spans.append(("the rest of the loop", work - sum(ms for _, ms, _ in spans), WORK))
+    steps = [(STEPS.get(name, name), ms, WORK) for name, ms in figures["cpu_ms_by_step"].items()]
+    steps.append(("the rest of the loop", work - sum(ms for _, ms, _ in steps), WORK))
     added = [("our workers, beyond the work", sum(programs.pop(name, 0.0) for name in STAGES) - work, OURS)]
     servers = [(PROGRAMS[name], programs.pop(name), SERVERS) for name in ("s3", "database", "valkey") if name in programs]
     added.append((PROGRAMS["web"], programs.pop("web", 0.0), OURS))
     added.append((", ".join(["our upkeep", *sorted(programs.keys() - {"upkeep"})]), sum(programs.values()), OURS))
     drawn, at = [], 0.0
-    for name, ms, colour in spans:
-        if colour is not WORK or abs(ms) >= 0.05:
+    for spans, total in ((steps, "THE WORK ALONE"), (added + servers, "THE PRODUCT")):
+        for name, ms, colour in spans:
             drawn.append(Row(name, at, ms, colour))
             at += ms
-    drawn.append(Row("THE WORK ALONE", 0.0, at, SUM, total=True))
-    for name, ms, colour in added + servers:
-        drawn.append(Row(name, at, ms, colour))
-        at += ms
-    return [*drawn, Row("THE PRODUCT", 0.0, at, SUM, total=True)]
+        drawn.append(Row(total, 0.0, at, SUM, total=True))
+    return drawn
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
