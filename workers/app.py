@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from celery import Celery, Signature, chain
 from celery.exceptions import OperationalError
-from celery.signals import after_setup_logger, before_task_publish
+from celery.signals import after_setup_logger, before_task_publish, worker_ready
 from kombu import Queue as Channel
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
@@ -135,6 +135,13 @@ def _quieten(**_: object) -> None:
     # Two lines for every message say nothing that the ledger does not; what goes wrong is logged as an error all the same.
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@worker_ready.connect
+def _watch(sender: Any, **_: object) -> None:
+    from workers import pulse
+
+    pulse.watch(sender)
 
 
 @before_task_publish.connect
