@@ -40,11 +40,18 @@ def table(report: Sequence[dict[str, Any]]) -> str:
 
 def _line(name: str, figures: dict[str, Any]) -> str:
     naive = figures.get("naive")
-    beside = "" if not naive else f"{naive['lost']}, {naive['duplicates']} of {naive['n']}" if "lost" in naive else "not measured"
+    beside = _beside(naive) if naive else ""
     said = ", ".join(_said(figures, field) for field in SAID if figures.get(field) is not None)
     failed = "" if figures["passed"] else " **over its target**"
     uploads = f" ({figures['uploads']:,} uploads)" if figures.get("uploads", figures["n"]) != figures["n"] else ""
     return f"| {name}{failed} | {figures['n']:,}{uploads} | {figures['lost']}, {figures['duplicates']} | {said} | {beside} |"
+
+
+def _beside(naive: dict[str, Any]) -> str:
+    if "lost" not in naive:
+        return "not measured"
+    late = f", {naive['late']} late by an hour" if naive.get("late") else ""
+    return f"{naive['lost']}, {naive['duplicates']}{late} of {naive['n']}"
 
 
 def _said(figures: dict[str, Any], field: str) -> str:
