@@ -50,8 +50,8 @@ def _line(name: str, figures: dict[str, Any]) -> str:
 def _beside(naive: dict[str, Any]) -> str:
     if "lost" not in naive:
         return "not measured"
-    late = f", {naive['late']} late by an hour" if naive.get("late") else ""
-    return f"{naive['lost']}, {naive['duplicates']}{late} of {naive['n']}"
+    stuck = f", and {naive['stuck']} stuck" if naive.get("stuck") else ""
+    return f"{naive['lost']}, {naive['duplicates']}{stuck} of {naive['n']}"
 
 
 def _said(figures: dict[str, Any], field: str) -> str:

@@ -91,16 +91,17 @@ class Naive:
             if lost != before:
                 before, moved = lost, time.monotonic()
             time.sleep(0.3)
-        found, late = self.results(keys), self.held()
+        found, stuck = self.results(keys), self.stuck()
         return {
             "n": len(keys),
-            "lost": max(0, sum(not one for one in found.values()) - late),
-            "late": late,
+            "lost": max(0, sum(not one for one in found.values()) - stuck),
+            "stuck": stuck,
             "duplicates": sum(max(0, one - 1) for one in found.values()),
         }
 
-    def held(self) -> int:
-        """Messages that a dead worker had taken: they come back after Celery's visibility timeout, an hour."""
+    def stuck(self) -> int:
+        """Messages that are still there: a dead worker had taken them, and they come back after Celery's visibility timeout of
+        an hour; or they wait for a worker that no longer hears."""
         with Redis.from_url(self._broker) as broker:
             return int(broker.hlen("unacked")) + int(broker.llen("celery"))
 
