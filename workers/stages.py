@@ -15,6 +15,7 @@ from concurrent.futures import TimeoutError as NotInTime
 from threading import Thread
 from typing import Any
 
+import cv2
 import numpy as np
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.signals import worker_process_init, worker_ready
@@ -232,6 +233,7 @@ def _milliseconds(since: float) -> float:
 def _child_starts(**_: Any) -> None:
     tie()
     keep_memory()
+    cv2.setNumThreads(1)  # its threads spin while they wait for each other, and the pool's processes share the cores
     _warm()
 
 
