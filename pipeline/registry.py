@@ -245,8 +245,8 @@ def nominate(database: Database, name: str, version: str) -> None:
 def promote(database: Database, name: str, version: str, *, over: tuple[str, str] | None = None, actor: str = "") -> None:
     """Make a published version the champion and announce `model.promoted`; nothing happens if it is that already.
 
-    `over`: only if this one is still the champion. `actor`: who says so, for the audit. Raises ModelError for an unknown version,
-    and, not permanent, where another than `over` is champion by now.
+    `over`: only if this one is still the champion. `actor`: who says so, for the audit. Raises ModelError for a version that is
+    unknown or not signed, and, not permanent, where another than `over` is champion by now.
     """
     _promote(database, name, version, replace=True, over=over, actor=actor)
 
@@ -270,7 +270,8 @@ def promoted(
 
     Raises ModelError as `promote` does, and IntegrityError where two are the first champion at the same moment.
     """
-    _row_card(session, name, version)
+    if not _row(session, name, version).signature:
+        raise ModelError(f"{name} {version} has no signature, and no worker would use it: `unmask models sign {version}` first.")
     if actor:
         audit.note(session, actor, "model.promote", f"{name} {version}")
     alias = session.get(AliasRow, CHAMPION, with_for_update=True)

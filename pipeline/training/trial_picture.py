@@ -96,7 +96,7 @@ def _groups(axis: Any, trial: Trial, limit: float, names: tuple[str, str]) -> No
     axis.set_yticks(range(len(rows)), [f"{name} ({n})" for name, (n, _, _) in rows])
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.set_xlabel(f"real faces called manipulated, % of {trial.judgements} judgements, clean, compressed and small")
-    axis.legend(loc="lower right", fontsize=8, framealpha=0.9, edgecolor="none")
+    axis.legend(loc="upper left", bbox_to_anchor=(0.0, -0.14), ncols=3, fontsize=8, frameon=False)  # below: bars may be anywhere
     axis.set_title("False positives by self-reported group", loc="left", fontsize=10)
     _plain(axis)
 

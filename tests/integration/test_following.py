@@ -75,8 +75,8 @@ def test_what_is_not_ours_is_refused_unopened_and_the_old_model_goes_on(
     clock = [0.0]
     champion = Champion(db, settings, lambda: clock[0])
     assert champion.classifier().name.version == "1"
-    harm(db, store, settings)
     registry.promote(db, "green", "2")
+    harm(db, store, settings)
     opened: list[Path] = []
     load = classification.load
     monkeypatch.setattr("pipeline.classification.load", lambda folder, **how: opened.append(folder) or load(folder, **how))
@@ -86,6 +86,14 @@ def test_what_is_not_ours_is_refused_unopened_and_the_old_model_goes_on(
     assert opened == [], "nothing of it was opened"
     with pytest.raises(ModelError):
         registry.fetch(db, store, settings, "green", "2")  # type: ignore[arg-type]
+
+
+def test_what_no_worker_would_use_is_not_promoted(house: tuple[Database, Shelf, Settings]) -> None:
+    db, store, settings = house
+    unsign(db, store, settings)
+    with pytest.raises(ModelError, match=r"green 2 has no signature.*unmask models sign 2"):
+        registry.promote(db, "green", "2")
+    assert registry.champion(db) == ("green", "1")
 
 
 @pytest.mark.parametrize("harm", [tamper, unsign])
@@ -98,8 +106,8 @@ def test_a_worker_that_starts_meanwhile_goes_on_with_the_old_model_too(
 
     assert Champion(db, settings).classifier().name.version == "1"
 
-    registry.promote(db, "green", "1")
-    registry.promote(db, "green", "2")
+    registry.rollback(db)
+    registry.rollback(db)
     with db.write() as session:
         session.execute(update(ModelRow).where(ModelRow.version == "1").values(created_at=9e9))
     with pytest.raises(ModelError):  # what somebody went back from is none to fall back on
