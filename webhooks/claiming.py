@@ -112,6 +112,7 @@ def _taken(session: Session, delivery_id: str, seen: int, fence: int, again: boo
         .execution_options(synchronize_session=False)
     ).first()
     if row is None and again:
-        ours = select(DeliveryRow.endpoint_id, DeliveryRow.attempts).where(this, DeliveryRow.fence == fence, ~free())
+        held = and_(DeliveryRow.fence == fence, DeliveryRow.status == "pending", DeliveryRow.lease_until > ago(0.0))
+        ours = select(DeliveryRow.endpoint_id, DeliveryRow.attempts).where(this, held)
         row = session.execute(ours).first()
     return None if row is None else Claim(delivery_id, row.endpoint_id, fence, row.attempts)

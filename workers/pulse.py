@@ -27,14 +27,17 @@ DEAF = 75
 
 
 class Pulse:
-    """Watches a worker from a thread of its own. `end` is called once it is deaf."""
+    """Watches a worker from a thread of its own. `heard`: how many messages it has taken; `end` is called once it is deaf."""
 
-    def __init__(self, broker_url: str, queues: Iterable[str], *, end: Callable[[], None], silent_s: float = SILENT_S) -> None:
+    def __init__(
+        self, broker_url: str, queues: Iterable[str], *, end: Callable[[], None], heard: Callable[[], int], silent_s: float = SILENT_S
+    ) -> None:
         self._queues = tuple(queues)
         self._silent_s = silent_s
         self._end = end
+        self._heard = heard
         self._broker = Redis.from_url(broker_url, socket_timeout=5, socket_connect_timeout=3)
-        self._taken, self._since = -1, time.monotonic()
+        self._taken, self._since, self._looked = -1, time.monotonic(), time.monotonic()
 
     def run(self, look_s: float = LOOK_S) -> None:
         """Look until the worker is deaf, or told to stop."""
@@ -46,12 +49,13 @@ class Pulse:
 
     def look(self) -> bool:
         """Whether the worker is deaf by now."""
-        taken = sum(state.total_count.values())
+        taken, at = self._heard(), time.monotonic()
         alive = taken != self._taken or bool(state.active_requests) or bool(state.reserved_requests)
-        self._taken = taken
-        if alive or not self._waiting():
-            self._since = time.monotonic()
-        return time.monotonic() - self._since >= self._silent_s
+        stood = at - self._looked > self._silent_s / 2  # the process itself was held up: nobody had a chance to hear
+        self._taken, self._looked = taken, at
+        if alive or stood or not self._waiting():
+            self._since = at
+        return at - self._since >= self._silent_s
 
     def _waiting(self) -> bool:
         try:
@@ -63,7 +67,7 @@ class Pulse:
 def watch(consumer: Any, *, silent_s: float = SILENT_S, look_s: float = LOOK_S) -> None:
     """Watch the worker of a consumer that is ready."""
     names = list(consumer.app.amqp.queues.consume_from)
-    pulse = Pulse(consumer.app.conf.broker_url, names, end=lambda: _end(names), silent_s=silent_s)
+    pulse = Pulse(consumer.app.conf.broker_url, names, end=lambda: _end(names), heard=lambda: consumer.heard, silent_s=silent_s)
     threading.Thread(target=pulse.run, args=(look_s,), name="pulse", daemon=True).start()
 
 

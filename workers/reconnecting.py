@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,19 @@ AGAIN_S, MOST_S = 1.0, 5.0
 
 
 class Reconnecting(Consumer):
-    """Celery's consumer, which after some minutes would look for its broker only every half minute."""
+    """Celery's consumer, which after some minutes would look for its broker only every half minute. `heard`: messages so far."""
+
+    heard = 0
+
+    def create_task_handler(self, *arguments: Any, **more: Any) -> Callable[[Any], Any]:
+        """What is called with each message; it counts them, also those that have expired and are dropped."""
+        handle = super().create_task_handler(*arguments, **more)
+
+        def heard(message: Any) -> Any:
+            self.heard += 1
+            return handle(message)
+
+        return heard
 
     def ensure_connected(self, conn: Any) -> Any:
         """Wait for the broker as long as it takes; the connection."""

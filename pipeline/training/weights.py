@@ -57,11 +57,12 @@ def read(path: Path) -> Named:
 
     try:
         with h5py.File(path, "r") as file:
-            root: Any = file.get("model_weights", file)
+            root: Any = _own(path, file, "model_weights", h5py.Group) if "model_weights" in file else file
             named: Named = {}
             for layer in _texts(root.attrs["layer_names"]):
-                group = root[layer]
-                arrays = [np.asarray(_own(path, group, part)[()], np.float32) for part in _texts(group.attrs["weight_names"])]
+                group = _own(path, root, layer, h5py.Group)
+                parts = _texts(group.attrs["weight_names"])
+                arrays = [np.asarray(_own(path, group, part, h5py.Dataset)[()], np.float32) for part in parts]
                 if arrays:
                     named[layer] = arrays
     except (OSError, KeyError) as error:
@@ -69,17 +70,16 @@ def read(path: Path) -> Named:
     return named
 
 
-def _own(path: Path, group: Any, part: str) -> Any:
-    """A dataset whose numbers are in this very file: HDF5 can point into any other that the process may read."""
+def _own(path: Path, group: Any, part: str, kind: type[Any]) -> Any:
+    """A group or dataset that is in this very file: HDF5 can point into any other that the process may read."""
     import h5py
 
-    steps = part.split("/")
     where = group
-    for step in steps:
-        if not isinstance(where.get(step, getlink=True), h5py.HardLink):
+    for step in part.split("/"):
+        if not isinstance(where, h5py.Group) or not isinstance(where.get(step, getlink=True), h5py.HardLink):
             raise WeightsError(f"{path} is not a Keras weights file: {part} is a link, or is not there.")
         where = where[step]
-    if not isinstance(where, h5py.Dataset) or where.is_virtual or where.external:
+    if not isinstance(where, kind) or (isinstance(where, h5py.Dataset) and (where.is_virtual or where.external)):
         raise WeightsError(f"{path} is not a Keras weights file: the numbers of {part} are not in it.")
     return where
 

@@ -137,3 +137,27 @@ def test_numbers_that_are_not_in_the_file_itself_are_not_read(tmp_path: Path, ho
             group.create_group("kernel:0")
     with pytest.raises(WeightsError, match="kernel:0"):
         weights.read(path)
+
+
+def test_a_layer_that_lies_in_another_file_is_not_read(tmp_path: Path) -> None:
+    weights.write(tmp_path / "other.h5", {"logit": [np.zeros((2, 2), np.float32), np.zeros(2, np.float32)]})
+    path = tmp_path / "weights.h5"
+    weights.write(path, {"logit": [np.zeros((2, 2), np.float32), np.zeros(2, np.float32)]})
+    with h5py.File(path, "a") as file:
+        del file["logit"]
+        file["logit"] = h5py.ExternalLink("other.h5", "/logit")
+    with pytest.raises(WeightsError, match="logit is a link"):
+        weights.read(path)
+    with h5py.File(path, "w") as file:
+        file["model_weights"] = h5py.ExternalLink("other.h5", "/")
+    with pytest.raises(WeightsError, match="model_weights is a link"):
+        weights.read(path)
+
+
+def test_a_weight_below_another_weight_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "weights.h5"
+    weights.write(path, {"logit": [np.zeros((2, 2), np.float32), np.zeros(2, np.float32)]})
+    with h5py.File(path, "a") as file:
+        file["logit"].attrs["weight_names"] = [b"logit/kernel:0/deeper"]
+    with pytest.raises(WeightsError, match="deeper"):
+        weights.read(path)
