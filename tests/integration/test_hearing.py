@@ -75,10 +75,10 @@ def test_what_the_doctor_prints_for_the_aws_command_line_makes_uploads_heard(min
     kept = ministack.s3.get_bucket_notification_configuration(Bucket=bucket)["QueueConfigurations"]
     assert {one["QueueArn"] for one in kept} == {ministack.arn(other), ministack.arn(inbox.sqs_url)}
     ministack.s3.put_object(Bucket=bucket, Key="it's ${in}/a.jpg", Body=b"x")
-    bodies = [
-        json.loads(message["Body"])
-        for message in ministack.sqs.receive_message(QueueUrl=inbox.sqs_url, MaxNumberOfMessages=10, WaitTimeSeconds=5)["Messages"]
-    ]
+    bodies = []
+    while len(bodies) < 2:  # the test event comes first, and may come alone
+        answer = ministack.sqs.receive_message(QueueUrl=inbox.sqs_url, MaxNumberOfMessages=10, WaitTimeSeconds=5)
+        bodies += [json.loads(message["Body"]) for message in answer["Messages"]]
     assert any(body.get("Records", [{}])[0].get("s3", {}).get("bucket", {}).get("name") == bucket for body in bodies)
 
 
