@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
@@ -153,6 +154,24 @@ def test_an_error_is_no_death(db: Database, woken: list[tuple[object, ...]]) -> 
     assert ledger.renew(db, claim, 5.0)
 
 
+def _in_a_child(child: Callable[[Connection], None]) -> tuple[int | None, list[Any]]:
+    """Run it in a process forked from this one: how that ended, and what it sent."""
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=child, args=(theirs,))
+    process.start()
+    theirs.close()
+    process.join(30)
+    words = []
+    while mine.poll():
+        try:
+            words.append(mine.recv())
+        except EOFError:
+            break
+    mine.close()
+    return process.exitcode, words
+
+
 def _forked(work: str, seconds: float) -> tuple[int | None, list[str]]:
     """Do something confined in a child, as in a pool's; its exit code and what it said."""
 
@@ -177,20 +196,7 @@ def _forked(work: str, seconds: float) -> tuple[int | None, list[str]]:
             said.send("memory")
         os._exit(0)
 
-    context = multiprocessing.get_context("fork")
-    mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(theirs,))
-    process.start()
-    theirs.close()
-    process.join(30)
-    words = []
-    while mine.poll():
-        try:
-            words.append(str(mine.recv()))
-        except EOFError:
-            break
-    mine.close()
-    return process.exitcode, words
+    return _in_a_child(child)
 
 
 @pytest.mark.parametrize(
@@ -222,14 +228,7 @@ def test_a_picture_that_did_not_fit_into_memory_is_tried_again() -> None:
             said.send(stages._verdict_on(error, Stage.EXTRACT, chosen))
         os._exit(0)
 
-    context = multiprocessing.get_context("fork")
-    mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(theirs,))
-    process.start()
-    theirs.close()
-    with mine:
-        assert mine.recv() == (False, "There was not enough memory for the extract stage.")
-    process.join(30)
+    assert _in_a_child(child) == (0, [(False, "There was not enough memory for the extract stage.")])
 
 
 def test_the_worker_itself_is_not_confined() -> None:
