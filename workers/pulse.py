@@ -74,4 +74,4 @@ def watch(consumer: Any, *, silent_s: float = SILENT_S, look_s: float = LOOK_S) 
 def _end(names: list[str]) -> None:
     log.critical("Messages wait in %s, and this worker has nothing to do and takes none: it ends, to be started again", ", ".join(names))
     logging.shutdown()
-    os._exit(DEAF)  # its event loop would not hear of anything gentler; it has no task that could be lost
+    os._exit(DEAF)  # its event loop would not hear of anything gentler; it has no task, and webhooks in the air go out again
