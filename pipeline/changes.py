@@ -23,7 +23,7 @@ BACKOFF_S = (1.0, 5.0, 25.0, 125.0)
 together do not all come back together."""
 MAX_TRACEBACK = 20_000
 
-QUEUE_NAMES = (*Queue, *Stage, *(f"{kind.value}.{stage.value}" for kind in Queue for stage in Stage if kind is not Queue.BULK))
+QUEUE_NAMES = (*Queue, *Stage, *(kind.of(stage) for kind in Queue for stage in Stage if kind is not Queue.BULK))
 """What may be paused: a kind, and one kind's queue of one stage."""
 
 QUEUED: dict[str, Any] = {"status": Status.QUEUED.value, "lease_until": None, "worker": ""}

@@ -68,6 +68,10 @@ class Queue(str, Enum):
         every = tuple(Queue)
         return every[every.index(self) + 1 :]
 
+    def of(self, stage: Stage) -> str:
+        """The name of this kind's queue of a stage: `extract`, `interactive.extract` and so on."""
+        return stage.value if self is Queue.BULK else f"{self.value}.{stage.value}"
+
     def line(self, attempts: int) -> Queue:
         """In which queue of the broker a job of this kind waits. What has been tried already goes before all that has not:
         after a kill or a failure it does not wait behind a backlog once more."""

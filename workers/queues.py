@@ -11,7 +11,7 @@ TRAIN = "train"
 
 def queue_of(stage: Stage, queue: Queue) -> str:
     """The queue of a stage: `extract`, `interactive.extract` and so on."""
-    return stage.value if queue is Queue.BULK else f"{queue.value}.{stage.value}"
+    return queue.of(stage)
 
 
 def queues(stage: Stage) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from flask import Response
 
 from pipeline import inquiry, pauses
-from pipeline.jobs import Queue, Stage
 from webhooks.access import principal
 from webhooks.api.blueprints import answer, resource
 from webhooks.api.schemas import QueuePath, Queues, QueueState
@@ -14,15 +13,11 @@ from webhooks.context import here
 blueprint = resource("queues", "One queue per stage and urgency")
 
 
-def _name(stage: Stage, queue: Queue) -> str:
-    return stage.value if queue is Queue.BULK else f"{queue.value}.{stage.value}"
-
-
 @blueprint.get("/queues", responses={200: Queues})
 def listing() -> Response:
     """What waits, and what is paused"""
     db = here().database
-    backlog = {_name(stage, queue): count for (stage, queue), count in inquiry.backlog(db).items()}
+    backlog = {queue.of(stage): count for (stage, queue), count in inquiry.backlog(db).items()}
     return answer(Queues(paused=sorted(pauses.paused(db)), backlog=backlog))
 
 
