@@ -17,7 +17,7 @@ from pipeline.extraction import crop
 from pipeline.jobs import Box, Pixels
 from pipeline.training import augmentation, manipulations
 from pipeline.training.manipulations import REGIONS, Manipulation, Mask, Points, Triangles, triangles
-from pipeline.training.portraits import Portrait
+from pipeline.training.portraits import LARGEST_FACE, Portrait
 
 Kind = Literal["self_blended", "face_swap", "region", "warp"]
 KINDS: tuple[Kind, ...] = ("self_blended", "face_swap", "region", "warp")
@@ -41,6 +41,10 @@ class Recipe:
     """How often the whole picture is bent smoothly, for the same reason."""
     smallest: int = 56
     """Crops are taken from faces of at least so many pixels a side (margin included)."""
+    near: float = 2.4
+    """Faces are manipulated at up to so many times the crop's size and then shrunk, as photographs are before they are judged."""
+    window: float = 0.5
+    """How often the crop is a part of the face, as far as `near` allows without enlarging it: seams are local, who somebody is is not."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ def pair(portraits: Sequence[Portrait], index: int, seed: int, recipe: Recipe) -
     if rng.random() < 0.5 * recipe.strength:
         scale = min(1.0, float(np.exp(rng.uniform(np.log(recipe.smallest), np.log(recipe.size)))) / side)
     box = _jittered(stage.box, rng)
+    if rng.random() < recipe.window:
+        box = _window(box, made.mask, rng, recipe)
     real, fake = (augmentation.apply(look, pixels, scale) for pixels in (made.real, made.fake))
     return Pair(
         crop(real, _scaled(box, scale), size=recipe.size, margin=recipe.margin),
@@ -152,8 +158,10 @@ def evaluation_set(
 
 
 def _staged(portrait: Portrait, other: Portrait | None, rng: np.random.Generator, recipe: Recipe) -> Portrait:
-    """The portrait turned, mirrored, bent and scaled to about the network's size, on another background half of the time."""
-    reach = recipe.size * float(rng.uniform(0.95, 1.12))  # the crop's side on the stage
+    """The portrait turned, mirrored, bent and scaled to the network's size or more, on another background half of the time."""
+    largest = max(1.0, min(recipe.near, LARGEST_FACE * (1 + 2 * recipe.margin) / recipe.size))
+    # the crop's side on the stage
+    reach = recipe.size * float(rng.uniform(0.95, 1.12)) * float(np.exp(rng.uniform(0, np.log(largest))))
     angle = float(np.clip(rng.normal(0, 7), -20, 20))
     aspect = float(np.exp(rng.normal(0, 0.05)))
     mirrored = bool(rng.random() < 0.5)
@@ -224,6 +232,21 @@ def _jittered(box: Box, rng: np.random.Generator) -> Box:
     grow = float(np.exp(rng.uniform(-0.14, 0.14)))
     w, h = box.w * grow, box.h * grow
     return Box(round(box.x + box.w / 2 + dx - w / 2), round(box.y + box.h / 2 + dy - h / 2), max(8, round(w)), max(8, round(h)))
+
+
+def _window(box: Box, mask: Mask, rng: np.random.Generator, recipe: Recipe) -> Box:
+    """The box of a part of the face in which something was changed, or the face's own where none is found."""
+    grown = 1 + 2 * recipe.margin
+    whole = max(box.w, box.h) * grown
+    least = max(0.4 * whole, min(whole, 0.8 * recipe.size))
+    for _ in range(8):
+        side = float(np.exp(rng.uniform(np.log(least), np.log(whole))))
+        x, y = rng.uniform(-0.5, 0.5, 2) * (whole - side)
+        inner = side / grown
+        part = Box(round(box.x + box.w / 2 + x - inner / 2), round(box.y + box.h / 2 + y - inner / 2), round(inner), round(inner))
+        if (crop_mask(mask, part, recipe) > 0.2).mean() > 0.05:
+            return part
+    return box
 
 
 def _scaled(box: Box, scale: float) -> Box:

@@ -86,6 +86,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--smoothing", type=float, default=0.02)
     add("--clip", type=float, default=5.0, help="largest norm of all gradients together, 0: none")
     add("--mask-weight", type=float, default=1.0, help="of the mask head's loss, 0: no mask head")
+    add("--average", type=float, default=0.0, help="share that a step leaves of the weights' moving average, which is kept; 0: none")
     add("--sam", type=float, default=0.0, help="radius of sharpness-aware minimisation, 0: off")
     add(
         "--bf16", nargs="?", const="policy", default="auto", choices=BF16, help="bfloat16 by Keras' policy or the Gaudi bridge's conversion"
@@ -126,7 +127,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def plan(chosen: argparse.Namespace, policy: str) -> Plan:
     """The trainer's plan from the command line."""
-    same = ("optimizer", "seed", "pairs", "weight_decay", "momentum", "trust", "dropout", "smoothing", "clip", "mask_weight", "sam")
+    same = ("optimizer", "seed", "pairs", "weight_decay", "momentum", "trust", "dropout", "smoothing", "clip", "mask_weight", "average", "sam")
     more = ("steps", "hours", "look", "held_out", "patience")
     return Plan(stages=chosen.sizes, policy=policy, **{name: getattr(chosen, name) for name in same + more})
 

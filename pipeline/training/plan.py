@@ -17,6 +17,7 @@ class Plan:
         smoothing: of the labels: 0 becomes `smoothing`, 1 becomes 1 - `smoothing`.
         clip: the largest norm of all gradients together; 0: as they are (LARS needs none).
         mask_weight: of the mask's loss; 0: no mask head.
+        average: share that a step leaves of the moving average of the weights, which is what is looked at and kept; 0: no average.
         sam: the radius of sharpness-aware minimisation (2010.01412); 0: off. A step costs twice.
         policy: Keras' precision policy.
         steps, hours: of the whole training; with hours the steps of a stage are decided by its first seconds.
@@ -36,6 +37,7 @@ class Plan:
     smoothing: float = 0.02
     clip: float = 5.0
     mask_weight: float = 1.0
+    average: float = 0.0
     sam: float = 0.0
     policy: str = "float32"
     steps: int = 0

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.jobs import Pixels
+from pipeline.training.averaging import Average
 from pipeline.training.devices import Rank
 from pipeline.training.errors import TrainingError
 from pipeline.training.plan import Plan
@@ -48,8 +49,8 @@ def optimizer(plan: Plan, rate: float, steps: int) -> Any:
     return made
 
 
-def compiled(model: Any, optimizer: Any, plan: Plan, rank: Rank) -> Any:
-    """The function (crops, fake, mask, masked) -> loss that makes one step on the mean gradient of all ranks."""
+def compiled(model: Any, optimizer: Any, plan: Plan, rank: Rank, average: Average | None = None) -> Any:
+    """The function (crops, fake, mask, masked) -> loss that makes one step on the mean gradient of all ranks, and averages the weights."""
     import tensorflow as tf
 
     entropy = tf.nn.sigmoid_cross_entropy_with_logits
@@ -85,6 +86,8 @@ def compiled(model: Any, optimizer: Any, plan: Plan, rank: Rank) -> Any:
         if plan.clip:
             gradients, _ = tf.clip_by_global_norm(gradients, plan.clip)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        if average is not None:
+            average.update()
         return loss
 
     return tf.function(step, reduce_retracing=True)

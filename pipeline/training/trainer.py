@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 from pipeline.jobs import Pixels
 from pipeline.training import checkpoint, stepping
+from pipeline.training.averaging import Average
 from pipeline.training.checkpoint import Progress
 from pipeline.training.devices import Rank
 from pipeline.training.errors import TrainingError
@@ -138,6 +140,7 @@ class _Stage:
         self._arrays = arrays
         self._keys = [np.asarray(generator)[2] for generator in self._generators()]
         self.optimizer: Any = None
+        self.average: Average | None = None
         self._step: Any = None
 
     def run(self, before: float) -> bool:
@@ -177,6 +180,8 @@ class _Stage:
             if not looked and now - said > CALM_S:
                 said = now
                 self.trainer.say(self._line("step", steps, speed))
+        if self.average is not None:
+            self.average.take()
         return True
 
     def _length(self) -> int:
@@ -200,20 +205,21 @@ class _Stage:
     def _prepare(self, steps: int) -> None:
         self.optimizer = stepping.optimizer(self.plan, self.rate, steps)
         self.optimizer.build(self.model.trainable_variables)
+        self.average = Average(self.model, self.plan.average) if self.plan.average else None
         for variable, value in zip(self._state(), self._arrays.pop("state", ()), strict=False):
             variable.assign(value)
         for generator, key in zip(self._generators(), self._keys, strict=True):
             # what is saved is rank 0's; the others draw from streams of their own, as far along (counter, counter, key)
             generator.assign(np.array([*np.asarray(generator)[:2], key + self.rank.number]))
-        self._step = stepping.compiled(self.model, self.optimizer, self.plan, self.rank)
+        self._step = stepping.compiled(self.model, self.optimizer, self.plan, self.rank, self.average)
 
     def _generators(self) -> list[Any]:
         found = [layer._random_generator._generator for layer in self.model.layers if hasattr(layer, "_random_generator")]
         return [generator.state for generator in found if generator is not None]
 
     def _state(self) -> list[Any]:
-        """What besides the weights decides the next step: the optimizer's variables and the dropouts' generators."""
-        return [*self.optimizer.variables, *self._generators()]
+        """What besides the weights decides what comes next: the optimizer's variables, the dropouts' generators, the averages."""
+        return [*self.optimizer.variables, *self._generators(), *(self.average.variables if self.average else ())]
 
     def _dataset(self, numbers: Sequence[int]) -> Any:
         import tensorflow as tf
@@ -227,6 +233,10 @@ class _Stage:
 
     def _look(self, sets: Validation, losses: Sequence[Any], steps: int, speed: float) -> bool:
         """Measure, remember the best weights of the last stage, and say whether to end it."""
+        with self.average.in_place() if self.average else nullcontext():
+            return self._measure(sets, losses, steps, speed)
+
+    def _measure(self, sets: Validation, losses: Sequence[Any], steps: int, speed: float) -> bool:
         from pipeline.training import network
 
         line = self._line("look", steps, speed)
