@@ -73,8 +73,8 @@ class Queue(str, Enum):
         return stage.value if self is Queue.BULK else f"{self.value}.{stage.value}"
 
     def line(self, attempts: int) -> Queue:
-        """In which queue of the broker a job of this kind waits. What has been tried already goes before all that has not:
-        after a kill or a failure it does not wait behind a backlog once more."""
+        """In which queue of the broker a job of this kind waits. One whose worker died after so many attempts goes before all that
+        were never tried: it does not wait behind a backlog once more."""
         every = tuple(Queue)
         return every[max(0, every.index(self) - 1)] if attempts else self
 

@@ -336,9 +336,10 @@ def due(db: Database, *, wake_after_s: float, limit: int = 500, queue: Queue | N
         # A CTE runs once; PostgreSQL may run a subquery for each row, its limit then limits nothing.
         ids = select(JobRow.id).where(late).order_by(JobRow.woken_at).limit(limit).with_for_update(skip_locked=True).cte("chosen")
         chosen = update(JobRow).where(JobRow.id.in_(select(ids.c.id)), late).values(woken_at=now())
-        chosen = chosen.returning(JobRow.id, JobRow.stage, JobRow.queue, JobRow.attempts)
+        chosen = chosen.returning(JobRow.id, JobRow.stage, JobRow.queue, JobRow.attempts, JobRow.next_attempt_at)
         rows = session.execute(chosen.execution_options(synchronize_session=False)).all()
-    return [(row.id, Stage(row.stage), Queue(row.queue).line(row.attempts)) for row in rows]
+    # whose worker died goes one line higher; what failed and waited, as all do while S3 is away, stays in its own
+    return [(row.id, Stage(row.stage), Queue(row.queue).line(row.attempts if row.next_attempt_at is None else 0)) for row in rows]
 
 
 def woken(db: Database, job_id: str) -> None:
