@@ -127,7 +127,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def plan(chosen: argparse.Namespace, policy: str) -> Plan:
     """The trainer's plan from the command line."""
-    same = ("optimizer", "seed", "pairs", "weight_decay", "momentum", "trust", "dropout", "smoothing", "clip", "mask_weight", "average", "sam")
+    same = (
+        "optimizer",
+        "seed",
+        "pairs",
+        "weight_decay",
+        "momentum",
+        "trust",
+        "dropout",
+        "smoothing",
+        "clip",
+        "mask_weight",
+        "average",
+        "sam",
+    )
     more = ("steps", "hours", "look", "held_out", "patience")
     return Plan(stages=chosen.sizes, policy=policy, **{name: getattr(chosen, name) for name in same + more})
 

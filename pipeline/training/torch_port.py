@@ -254,8 +254,7 @@ def train(args: argparse.Namespace) -> None:
             label = (torch.arange(len(crops), device=device) % (2 * PAIRS) >= PAIRS).float()
             wanted = torch.zeros((len(crops), *masks.shape[1:]), device=device)
             wanted[label.bool()] = masks.float() / 255
-            x, wanted = _cut_up(crops.permute(0, 3, 1, 2).float() / 127.5 - 1, wanted)
-            label = label * (wanted.amax(dim=(1, 2)) > 0.12)  # what was changed may have been cut away
+            x = crops.permute(0, 3, 1, 2).float() / 127.5 - 1
             with torch.autocast(device, torch.bfloat16):
                 logit, mask = network(x.contiguous(memory_format=torch.channels_last))
             loss = F.binary_cross_entropy_with_logits(logit.float(), label * (1 - 2 * args.smooth) + args.smooth)
@@ -275,43 +274,6 @@ def train(args: argparse.Namespace) -> None:
         endless.close()
         (args.out / "curve.json").write_text(json.dumps(curve))
         save(network, args.out, "weights")
-
-
-def _cut_up(x: torch.Tensor, masks: torch.Tensor, zoom: float = 0.5, shuffle: float = 0.25) -> tuple[torch.Tensor, torch.Tensor]:
-    """Zoom into a part of the picture, or shuffle its quarters: real and fake of a pair alike.
-
-    Seams and resampling are local; who somebody is is not. A network that sees parts has to look at what is local.
-    """
-    n, _, side, _ = x.shape
-    pairs = n // (2 * PAIRS)
-
-    def both(value: torch.Tensor) -> torch.Tensor:  # one draw per pair, in the batch's order: 16 reals, their 16 fakes, …
-        return value.reshape(pairs, 1, PAIRS, *value.shape[1:]).expand(-1, 2, *([-1] * value.ndim)).reshape(n, *value.shape[1:])
-
-    draws = torch.rand(n // 2, 5, device=x.device)
-    scale = torch.where(draws[:, 0] < zoom, 0.45 + 0.5 * draws[:, 1], torch.ones_like(draws[:, 1]))
-    theta = torch.zeros(n // 2, 2, 3, device=x.device)
-    theta[:, 0, 0] = theta[:, 1, 1] = scale
-    theta[:, :, 2] = (1 - scale[:, None]) * (2 * draws[:, 2:4] - 1)
-    theta, cut = both(theta), both(draws[:, 4] < shuffle)
-    zoomed = both(scale < 1)
-    grid = F.affine_grid(theta[zoomed], [int(zoomed.sum()), 3, side, side], align_corners=False)
-    x = x.clone()
-    x[zoomed] = F.grid_sample(x[zoomed], grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    small = masks.shape[-1]
-    grid = F.affine_grid(theta[zoomed], [int(zoomed.sum()), 1, small, small], align_corners=False)
-    masks = masks.clone()
-    masks[zoomed] = F.grid_sample(masks[zoomed][:, None], grid, mode="bilinear", align_corners=False)[:, 0]
-    order = torch.randperm(4)
-    x[cut], masks[cut] = _quarters(x[cut], order), _quarters(masks[cut][:, None], order)[:, 0]
-    return x, masks
-
-
-def _quarters(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    half = x.shape[-1] // 2
-    parts = [x[..., r * half : (r + 1) * half, c * half : (c + 1) * half] for r in (0, 1) for c in (0, 1)]
-    a, b, c, d = (parts[int(k)] for k in order)
-    return torch.cat([torch.cat([a, b], dim=-1), torch.cat([c, d], dim=-1)], dim=-2)
 
 
 def _look(

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from pipeline.training import checkpoint, feeding, fit
+from pipeline.training.averaging import Average
 from pipeline.training.checkpoint import CheckpointError, Progress
 from pipeline.training.errors import TrainingError
 from pipeline.training.examples import Recipe
@@ -83,10 +84,12 @@ def _without_clock(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class TestTrainer:
     pytestmark = tensorflow
 
-    @pytest.mark.parametrize("optimizer", ["adamw", "lars"])
-    def test_a_run_stopped_twice_ends_with_the_very_weights_of_one_that_was_not(self, tmp_path: Path, optimizer: str) -> None:
+    @pytest.mark.parametrize(("optimizer", "average"), [("adamw", 0.0), ("adamw", 0.9), ("lars", 0.0)])
+    def test_a_run_stopped_twice_ends_with_the_very_weights_of_one_that_was_not(
+        self, tmp_path: Path, optimizer: str, average: float
+    ) -> None:
         pytest.importorskip("tensorflow")
-        plan = replace(PLAN, optimizer=optimizer, trust=0.1)
+        plan = replace(PLAN, optimizer=optimizer, trust=0.1, average=average)
         assert _trainer(tmp_path / "straight", plan).run()
         # stopped in the first stage right at a look, and again in the second between two
         assert not _trainer(tmp_path / "broken", plan, stop_after=4).run()
@@ -102,6 +105,34 @@ class TestTrainer:
                 np.testing.assert_array_equal(one, other)
         assert _without_clock(straight[0].curve) == _without_clock(broken[0].curve)
         assert (tmp_path / "straight/weights.h5").read_bytes() == (tmp_path / "broken/weights.h5").read_bytes()
+
+    def test_the_average_is_looked_at_and_kept_and_training_goes_on_without_it(self, tmp_path: Path) -> None:
+        pytest.importorskip("tensorflow")
+        model = _small(SIZE, 0.0, False)
+        average, rng, kept = Average(model, 0.9), np.random.default_rng(3), 0.0
+        wanted = [np.array(weight) for weight in model.get_weights()]
+        for step in range(1, 101):
+            model.set_weights([rng.standard_normal(weight.shape) for weight in wanted])
+            average.update()
+            kept = min(0.9, (1 + step) / (10 + step))
+            wanted = [kept * mean + (1 - kept) * weight for mean, weight in zip(wanted, model.get_weights(), strict=True)]
+        assert kept == 0.9
+        own = model.get_weights()
+        with average.in_place():
+            for mean, weight in zip(wanted, model.get_weights(), strict=True):
+                np.testing.assert_allclose(weight, mean, atol=1e-5)
+        for before, after in zip(own, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(before, after)
+
+        assert _trainer(tmp_path / "average", replace(PLAN, average=0.9)).run()
+        assert _trainer(tmp_path / "last", PLAN).run()
+        curves = [
+            checkpoint.load(tmp_path / name, _trainer(tmp_path, plan).key)
+            for name, plan in (("average", replace(PLAN, average=0.9)), ("last", PLAN))
+        ]
+        first, second = ([row["loss"] for row in found[0].curve[:2]] for found in curves if found)
+        assert first == second, "in the first stage both take the same steps"
+        assert (tmp_path / "average/weights.h5").read_bytes() != (tmp_path / "last/weights.h5").read_bytes()
 
     def test_a_checkpoint_waits_until_it_is_said_to_be_stored(self, tmp_path: Path) -> None:
         pytest.importorskip("tensorflow")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -136,6 +138,24 @@ def test_pairs_have_the_networks_shape_and_never_the_held_out_kind(people: list[
         assert made.real.dtype == made.fake.dtype == np.uint8
         assert made.mask.shape == (96, 96)
     assert kinds == {"self_blended", "face_swap", "region"}
+
+
+def test_a_window_is_a_part_of_the_face_in_which_something_was_changed(people: list[Portrait]) -> None:
+    recipe = replace(SMALL, window=1.0)
+    box, small = people[0].box, 0
+    mask = np.zeros(people[0].pixels.shape[:2], np.float32)
+    cv2.circle(mask, (box.x + box.w // 4, box.y + box.h // 4), box.w // 10, 1.0, -1)
+    for seed in range(30):
+        part = examples._window(box, mask, np.random.default_rng(seed), recipe)
+        grown = 1 + 2 * recipe.margin
+        off = abs(part.x + part.w / 2 - box.x - box.w / 2)
+        assert off + part.w * grown / 2 <= max(box.w, box.h) * grown / 2 + 2, "it stays within the face's own crop"
+        if part != box:
+            small += part.w < 0.8 * max(box.w, box.h)
+            assert (examples.crop_mask(mask, part, recipe) > 0.2).any()
+    assert small > 5
+    nothing = np.zeros_like(mask)
+    assert examples._window(box, nothing, np.random.default_rng(1), recipe) == box
 
 
 def test_real_and_fake_of_a_pair_differ_by_the_manipulation_alone(people: list[Portrait]) -> None:
