@@ -60,6 +60,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dropout": 0.0,
     },
 }
+RECIPE = {
+    "strength": "of the augmentation, 0 to 1",
+    "own_donor": "share of the swaps that take another face of the same person",
+    "morph": "share of the photographs, real and fake alike, that are mixed with another person's",
+    "bend": "share of the photographs, real and fake alike, that are bent as a whole",
+    "near": "faces are manipulated at up to so many times the crop's size",
+    "window": "share of the crops that are a part of a face",
+}
+"""What decides how pairs are made, beside the shares of the kinds."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -102,7 +111,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--self-blended", type=float, default=Recipe.self_blended, help="share of the fakes")
     add("--face-swap", type=float, default=Recipe.face_swap, help="share of the fakes")
     add("--region", type=float, default=Recipe.region, help="share of the fakes")
-    add("--strength", type=float, default=Recipe.strength, help="of the augmentation, 0 to 1")
+    for name, what in RECIPE.items():
+        add(f"--{name.replace('_', '-')}", type=float, default=getattr(Recipe, name), help=what)
     add("--held-out", choices=KINDS, default="warp", help="the kind that chooses the weights; never trained on")
     add("--patience", type=int, default=0, help="looks without progress on it after which the last stage ends, 0: never")
     add("--look", type=int, default=200, help="steps between two looks at the validation sets")
@@ -162,7 +172,8 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
 
     def recipe(size: int) -> Recipe:
         shares = {"self_blended": chosen.self_blended, "face_swap": chosen.face_swap, "region": chosen.region}
-        return Recipe(size=size, strength=chosen.strength, smallest=min(size, max(40, size // 4)), **shares)
+        drawn = {name: getattr(chosen, name) for name in RECIPE}
+        return Recipe(size=size, smallest=min(size, max(40, size // 4)), **shares, **drawn)
 
     def batches(stage: int, numbers: Sequence[int]) -> Iterable[Batch]:
         made = Made(
