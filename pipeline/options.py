@@ -48,6 +48,7 @@ class Options(BaseModel):
     smoothing: Share | None = None
     clip: float | None = Field(None, ge=0)
     mask_weight: float | None = Field(None, ge=0)
+    average: float | None = Field(None, ge=0, lt=1, description="Share that a step leaves of the weights' moving average, which is kept")
     sam: float | None = Field(None, ge=0, le=10)
     self_blended: Share | None = None
     face_swap: Share | None = None

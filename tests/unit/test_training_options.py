@@ -12,12 +12,13 @@ from pipeline.training import fit
 
 
 def test_options_become_the_trainers_command_line(tmp_path: Any) -> None:
-    params = options.parsed(["stages=32:.5:.001,64:.5:1e-4", "pairs=2", "steps=6", "weight-decay=.1", "grid=false", "start=champion"])
+    params = options.parsed(["stages=32:.5:.001,64:.5:1e-4", "pairs=2", "steps=6", "weight-decay=.1", "average=.99", "grid=false", "start=champion"])
 
     words = options.arguments(params, hours=3.0)
 
     chosen = fit.parse(["--faces", str(tmp_path), "--out", str(tmp_path), *words])
     assert (chosen.sizes, chosen.pairs, chosen.steps, chosen.weight_decay) == (((32, 0.5, 0.001), (64, 0.5, 0.0001)), 2, 6, 0.1)
+    assert fit.plan(chosen, "float32").average == 0.99
     assert not any("grid" in word or "start" in word for word in words)
     assert options.last_size(params) == 64
 
@@ -58,6 +59,8 @@ def test_where_and_how_it_runs_is_not_to_be_said(name: str) -> None:
         ("start=a/b/1", "option start"),
         ("hours=nan", "option hours"),
         ("seed=-1", "option seed"),
+        ("average=1", "option average"),
+        ("average=-.1", "option average"),
     ],
 )
 def test_what_makes_no_sense_is_said_by_name(word: str, said: str) -> None:
