@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -13,15 +14,16 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from pipeline import cards, classroom, trainings
 from pipeline.database import Database
 from pipeline.jobs import Status
 from pipeline.settings import Settings
 from pipeline.storage import storage
-from pipeline.tables.training import TrainingRow
+from pipeline.tables.training import CardLeaseRow, TrainingRow
 from pipeline.training import checkpoint
+from tests.fixtures.gaudi import BIN, machine
 from tests.fixtures.trainings import asked, claimed, told_events
 from workers import material, train, upkeep
 from workers.course import NICE, Course
@@ -201,6 +203,60 @@ def test_a_trainer_on_the_cpu_lets_everything_else_go_first(db: Database, traine
     assert int(own) == os.nice(0) + NICE
     if group.exists() and group.read_text().strip():
         assert session[0].endswith(f" nice {own}"), "niceness alone counts among the processes of one session only"
+
+
+WITNESS = f"""
+case "$*" in *pipeline.training.release*) echo 'No version today.' >&2; exit 2;; esac
+ls -l /proc/$$/fd >> open
+case "$*" in *workers.ranks*) exec {sys.executable} "$@";; esac
+env -0 > rank.$$
+echo "$@" > arguments.$$
+for name in weights.h5 training.json curve.json curve.png; do echo x > $name; done"""
+"""A trainer that writes down what it was given; the program that starts several ranks is the real one."""
+PINNING = ("HLS_MODULE_ID", "HABANA_VISIBLE_MODULES", "OMPI_MCA_btl_vader_single_copy_mechanism", "CUDA_VISIBLE_DEVICES")
+
+
+@pytest.mark.parametrize(
+    ("device", "modules", "pinning"),
+    [
+        ("hpu", "2", ("2", None, None, None)),
+        ("hpu", "2,3", (None, "2,3", "none", None)),
+        ("cpu", "0,1", (None, None, None, "")),
+    ],
+)
+def test_every_rank_is_pinned_to_the_cards_that_the_worker_holds(
+    device: str,
+    modules: str,
+    pinning: tuple[str | None, ...],
+    db: Database,
+    trainer: Trainer,
+    faces: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
+    for left in PINNING:
+        monkeypatch.setenv(left, "7")  # by an earlier launch
+    root, numbers = machine(tmp_path / "node"), modules.split(",")
+    training_id = asked(db, device=device, dataset=faces)
+    settings = trainer(WITNESS, train_device=device, train_cards=modules, device_root=root, lease_s=30.0)
+
+    assert train.run(db, settings, training_id) is Status.FAILED
+
+    assert row_of(db, training_id).reason == "No version could be made of the weights: No version today."
+    folder = settings.trainings_dir / training_id
+    ranks = [dict(pair.split("=", 1) for pair in path.read_text().split("\0") if pair) for path in folder.glob("rank.*")]
+    assert [tuple(rank.get(name) for name in PINNING) for rank in ranks] == [pinning] * len(numbers)
+    if len(numbers) > 1:
+        told = [json.loads(rank["TF_CONFIG"])["task"]["index"] if device == "cpu" else int(rank["OMPI_COMM_WORLD_RANK"]) for rank in ranks]
+        assert sorted(told) == [0, 1]
+    for path in folder.glob("arguments.*"):
+        assert f"--device {device} --ranks {len(numbers)} --device-root {root} " in path.read_text()
+    held = (folder / "open").read_text()
+    assert all(f"/{device}{number}.lock" in held for number in numbers), "the trainer does not keep its cards locked"
+    with db.read() as session:
+        leases = {row.card: (row.fence, row.holder, row.lease_until) for row in session.scalars(select(CardLeaseRow))}
+    assert leases == {f"{platform.node()}/{device}/{number}": (1, "", None) for number in numbers}
 
 
 def test_one_training_keeps_to_one_state_of_the_growing_data_set(
