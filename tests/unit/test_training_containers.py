@@ -17,6 +17,7 @@ from workers import programs
 from workers.place import Place
 
 ROOT = Path(__file__).resolve().parents[2]
+STAGE = re.compile(r"^FROM (\S+) AS (\S+)$(.*?)(?=^FROM |\Z)", re.MULTILINE | re.DOTALL)
 
 
 def services(overlay: str) -> dict[str, dict[str, Any]]:
@@ -57,6 +58,28 @@ def test_a_container_gets_what_the_vendor_asks_for() -> None:
         # the lock files and the name under which cards are leased are the same for all
         assert [(volume["source"], volume["target"]) for volume in service["volumes"]] == [("train", "/data")]
         assert service["environment"]["UNMASK_TRAIN_MACHINE"] == "gaudi"
+
+
+def test_it_runs_as_an_ordinary_user_in_the_group_of_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPU_GID", "993")
+
+    for service in services("compose.hpu.yaml").values():
+        assert (service["user"], service["group_add"], service["read_only"]) == ("10001:10001", ["993"], True)
+
+
+@pytest.mark.parametrize("target", ["worker", "train", "train-hpu"])
+def test_an_image_that_trains_has_what_the_other_workers_images_have(target: str) -> None:
+    """An ordinary user and a question to the worker itself; the vendor's image, which none of ours stands on, keeps its path."""
+    stages = {name: (base, text) for base, name, text in STAGE.findall((ROOT / "docker/Dockerfile").read_text())}
+    lineage, name = "", target
+    while name in stages:
+        name, text = stages[name]
+        lineage += text
+
+    assert "\nUSER 10001:10001\n" in lineage
+    assert "HEALTHCHECK" in lineage
+    assert "inspect ping" in lineage
+    assert "PYTHONPATH=" not in lineage or "PYTHONPATH=/srv/unmask${PYTHONPATH:+:$PYTHONPATH} " in lineage
 
 
 def pins(name: str) -> dict[str, str]:
