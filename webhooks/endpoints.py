@@ -21,7 +21,7 @@ from pipeline.database import Database, DeliveryRow, EndpointRow, now
 from pipeline.jobs import new_id
 from pipeline.payloads import TEST_EVENT
 from pipeline.settings import Settings
-from webhooks.secretbox import new_secret, seal
+from webhooks.secretbox import new_secret, opens, seal
 from webhooks.sending import address_allowed
 
 ROTATION_S = 24 * 3600.0
@@ -184,12 +184,14 @@ def remove(db: Database, endpoint_id: str, inboxes: Collection[str] = (), *, by:
 
 
 def rotate(db: Database, settings: Settings, endpoint_id: str, inboxes: Collection[str] = (), *, by: str = SYSTEM) -> str:
-    """Give a receiver a new secret and return it. For 24 hours requests carry a signature with either."""
+    """Give a receiver a new secret and return it. For 24 hours requests carry a signature with either, if the old one can be read."""
     secret = new_secret()
     with db.write() as session:
         row = found(session, endpoint_id, inboxes, lock=True)
-        row.previous_secret = row.secret
-        row.previous_until = session.execute(select(now())).scalar_one() + ROTATION_S
+        row.previous_secret = row.previous_until = None
+        if opens(settings, row.secret):
+            row.previous_secret = row.secret
+            row.previous_until = session.execute(select(now())).scalar_one() + ROTATION_S
         row.secret = seal(settings, secret)
         audit.note(session, by, "endpoint.rotate", endpoint_id)
     return secret

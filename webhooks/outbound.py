@@ -28,15 +28,19 @@ from pipeline import faults
 from pipeline.database import AWAY, Database, DeliveryRow, EndpointRow, EventRow, insistently, now
 from pipeline.settings import Settings
 from webhooks.claiming import AWAY_S, Claim, claim_due, free, take
-from webhooks.outcomes import record
-from webhooks.secretbox import SecretError, unseal
-from webhooks.sending import Answer, Receiver, body_of, send
+from webhooks.outcomes import SCHEDULE_S, record
+from webhooks.secretbox import SecretError, opens, unseal
+from webhooks.sending import DEADLINE_S, Answer, Receiver, body_of, send
 
 log = logging.getLogger(__name__)
 
 THREADS = 32
 LOOK_S = 0.25
 """How often new deliveries are looked for while others are in the air, if none of those lands."""
+LANDING_S = DEADLINE_S + AWAY_S
+"""So long a process that stops waits for what it has in the air."""
+MOST_CLAIMS = 2 * len(SCHEDULE_S)
+"""A delivery that was begun so often was lost, or ended its process, about every other time: it is given up."""
 
 
 def deliver_due(db: Database, settings: Settings, limit: int = 1000, *, patience_s: float = 2.0) -> int:
@@ -57,7 +61,7 @@ def deliver_one(db: Database, settings: Settings, delivery_id: str) -> Answer | 
     return _attempt(db, settings, claims[0]) if claims else None
 
 
-def drain(patience_s: float) -> bool:
+def drain(patience_s: float = LANDING_S) -> bool:
     """Wait until no request of this process is in the air any more: before it ends. False: some still were, and will be repeated."""
     return _dispatcher(os.getpid()).drain(patience_s)
 
@@ -151,21 +155,26 @@ def _dispatcher(pid: int) -> _Dispatcher:
 
 
 def _attempt(db: Database, settings: Settings, claim: Claim) -> Answer:
-    found = insistently(lambda _: _load(db, claim), AWAY_S)
-    if found is None:
+    if claim.attempt > MOST_CLAIMS:
+        answer = Answer(None, f"It is given up: of {claim.attempt - 1} attempts too many ended without anything written down.", 0.0)
+    elif (found := insistently(lambda _: _load(db, claim), AWAY_S)) is None:
         return Answer(None, "The endpoint has been removed meanwhile.", 0.0)
-    event_id, payload, endpoint, at = found
-    if endpoint.url.startswith("http://") and not settings.webhook_allow_http:
-        answer = Answer(None, "The endpoint's URL is plain HTTP, which UNMASK_WEBHOOK_ALLOW_HTTP does not allow.", 0.0)
     else:
-        try:
-            receiver = Receiver(endpoint.url, _secrets(settings, endpoint, at), settings.webhook_allow_private)
-            faults.point("deliver", endpoint.url)
-            answer = send(receiver, event_id, body_of(payload, settings.url))
-            faults.point("delivered", endpoint.url)
-        except SecretError as error:
-            answer = Answer(None, str(error), 0.0)
+        answer = _sent(settings, *found)
     insistently(lambda again: record(db, claim, answer, again=again), AWAY_S)
+    return answer
+
+
+def _sent(settings: Settings, event_id: str, payload: dict[str, Any], endpoint: EndpointRow, at: float) -> Answer:
+    if endpoint.url.startswith("http://") and not settings.webhook_allow_http:
+        return Answer(None, "The endpoint's URL is plain HTTP, which UNMASK_WEBHOOK_ALLOW_HTTP does not allow.", 0.0)
+    try:
+        receiver = Receiver(endpoint.url, _secrets(settings, endpoint, at), settings.webhook_allow_private)
+    except SecretError as error:
+        return Answer(None, str(error), 0.0)
+    faults.point("deliver", endpoint.url)
+    answer = send(receiver, event_id, body_of(payload, settings.url))
+    faults.point("delivered", endpoint.url)
     return answer
 
 
@@ -181,8 +190,9 @@ def _load(db: Database, claim: Claim) -> Any:
 
 def _secrets(settings: Settings, endpoint: EndpointRow, at: float) -> list[str]:
     secrets = [unseal(settings, endpoint.secret)]
-    if endpoint.previous_secret and endpoint.previous_until and endpoint.previous_until > at:
-        secrets.append(unseal(settings, endpoint.previous_secret))
+    previous = endpoint.previous_secret
+    if previous and endpoint.previous_until and endpoint.previous_until > at and opens(settings, previous):
+        secrets.append(unseal(settings, previous))
     return secrets
 
 

@@ -41,6 +41,15 @@ def unseal(settings: Settings, sealed: str) -> str:
         raise SecretError("The endpoint's secret was stored under another UNMASK_SECRET_KEY: rotate it, or restore the key.") from error
 
 
+def opens(settings: Settings, sealed: str) -> bool:
+    """Whether `unseal` would return the secret: the secret key is the one it was sealed with."""
+    try:
+        unseal(settings, sealed)
+    except SecretError:
+        return False
+    return True
+
+
 def _box(settings: Settings) -> Fernet:
     if settings.secret_key is None:
         raise SecretError("UNMASK_SECRET_KEY is not set, and webhook secrets are not stored without it.")

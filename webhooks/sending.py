@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import socket
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 from requests_hardened import Config, HTTPSession
@@ -23,9 +25,11 @@ from requests_hardened.ip_filter_adapter import IPFilterAdapter
 from standardwebhooks import Webhook
 from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import parse_url
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from pipeline.changes import clean
-from webhooks.leash import LeashedAdapter, leashed
+from webhooks.leash import LeashedAdapter, leashed, seconds_left
+from webhooks.lookups import LOOKUPS
 
 AGENT = "Unmask-Webhooks/1"
 CONNECT_S = 5.0
@@ -39,6 +43,8 @@ MAX_HEADER = 500
 UNKEPT = ("set-cookie", "set-cookie2", "www-authenticate", "proxy-authenticate")
 """Headers of an answer whose values are nobody's business."""
 MAX_DATE = 100
+ANOTHER_NAME = (62, 64)
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
 
 BLOCKED = tuple(ipaddress.ip_network(net) for net in ("168.63.129.16/32",))
 """Let through by requests-hardened 1.3, as are all of IPv6 beyond `UNICAST`: Azure's metadata and DNS address."""
@@ -179,26 +185,51 @@ def _sentence(error: BaseException, url: str, snapped: bool, deadline_s: float) 
         host = parse_url(url).host or url
     except LocationParseError:
         return "The URL is none that can be sent to."
+    if _inside(error, socket.gaierror):
+        return f"The name {host} could not be resolved."
     if snapped:
         return f"{host} did not answer completely within {deadline_s:g} seconds."
     if isinstance(error, InvalidIPAddress):
         return f"{host} leads to {error}, an address that webhooks may not be sent to."
     if isinstance(error, requests.exceptions.SSLError):
-        return f"The TLS certificate of {host} was not accepted."
+        return _tls_sentence(error, host)
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return f"{host} did not accept the connection within {CONNECT_S:g} seconds."
     if isinstance(error, requests.exceptions.Timeout):
         return f"{host} did not answer within {deadline_s:g} seconds."
-    if "resolve" in str(error).lower():
-        return f"The name {host} could not be resolved."
     return f"The connection to {host} failed."
+
+
+def _tls_sentence(error: BaseException, host: str) -> str:
+    untrusted = _inside(error, ssl.SSLCertVerificationError)
+    if _inside(error, CertificateError) or (untrusted and untrusted.verify_code in ANOTHER_NAME):
+        return f"The TLS certificate of {host} is made out to another name."
+    if untrusted:
+        return f"The TLS certificate of {host} was not accepted: {untrusted.verify_message}."
+    return f"The TLS handshake with {host} failed."
+
+
+Trouble = TypeVar("Trouble", bound=BaseException)
+
+
+def _inside(error: BaseException, kind: type[Trouble]) -> Trouble | None:
+    """The error of a kind that another is made of, however often the libraries wrapped it."""
+    wrapped = [error]
+    for one in wrapped:  # which grows meanwhile
+        if isinstance(one, kind):
+            return one
+        inner = (one.__cause__, one.__context__, *one.args)
+        wrapped.extend(another for another in inner if isinstance(another, BaseException) and another not in wrapped)
+    return None
 
 
 class _Filtered(LeashedAdapter, IPFilterAdapter):  # type: ignore[misc]
     """Resolves once, refuses what is not a public address, and connects to the very address that was looked at."""
 
     def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
-        host, pool = super().build_connection_pool_key_attributes(request, verify, cert)
+        build = super().build_connection_pool_key_attributes
+        name = parse_url(request.url).host or ""
+        host, pool = LOOKUPS.within(seconds_left(), name, lambda: build(request, verify, cert))
         address = host["host"].strip("[]")
         if not address_allowed(address):
             raise InvalidIPAddress(address)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import Any, cast
 
+from celery.signals import worker_shutdown
+
 from pipeline import collections, drift, inquiry, ledger, schedules
 from pipeline.database import Database, database
 from pipeline.jobs import STAGES, Queue, Stage
@@ -108,6 +110,13 @@ def deliver() -> int:
     delivering()
     chosen = settings()
     return outbound.deliver_due(database(chosen.database), chosen)
+
+
+@worker_shutdown.connect
+def land(**_: Any) -> None:
+    """Wait for the answers to webhooks that are in the air, so that they are written down and nothing is sent twice."""
+    if not outbound.drain():
+        log.warning("some webhooks are still in the air: they will be sent again, with the same ids")
 
 
 @app.task(name="unmask.tidy", acks_late=False)

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from celery.signals import worker_shutdown
 from pydantic import SecretStr
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 
 from pipeline import audit, outbox, payloads
 from pipeline.database import Database, DeliveryRow, EndpointRow, EventRow, JobRow, now
@@ -24,6 +26,7 @@ from webhooks import deliveries, endpoints, outbound
 from webhooks.endpoints import EndpointError
 from webhooks.outbound import deliver_due, deliver_one, drain
 from webhooks.sending import kept_headers
+from workers import upkeep  # noqa: F401  # which listens for the end of a worker
 
 SETTINGS = Settings(secret_key=SecretStr("a secret key of the tests, long enough"), webhook_allow_http=True, webhook_allow_private=True)
 Start = Callable[..., Receiver]
@@ -112,6 +115,41 @@ def test_an_attempt_that_cannot_be_made_counts_and_comes_again_later(
     with db.read() as session:
         assert found.row.next_attempt_at is not None
         assert found.row.next_attempt_at > session.execute(select(now())).scalar_one() + 2
+
+
+def test_what_is_lost_again_and_again_is_given_up(db: Database, receivers: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that the database fails over, or that ends its dispatcher, comes up when its lease is over, but not for ever."""
+
+    def away(*_: object) -> None:
+        raise OperationalError("SELECT", {}, Exception("could not read block 7"))
+
+    monkeypatch.setattr(outbound, "_load", away)
+    monkeypatch.setattr(outbound, "AWAY_S", 0.0)
+    receiver = receivers()
+    row, _ = endpoints.register(db, SETTINGS, receiver.url)
+    claimed(db, accepted(db))
+    with db.write() as session:
+        session.execute(update(DeliveryRow).values(attempts=outbound.MOST_CLAIMS - 1))
+    for status in ("pending", "failed"):
+        with db.write() as session:
+            session.execute(update(DeliveryRow).values(lease_until=None))
+        assert deliver_due(db, SETTINGS) == 1
+        assert drain(10.0)
+        ((found,), _) = deliveries.page(db, endpoint_id=row.id)
+        assert found.row.status == status
+    assert [one.error for one in found.tries] == ["It is given up: of 20 attempts too many ended without anything written down."]
+    assert receiver.got == []
+
+
+def test_a_worker_that_stops_waits_for_what_is_in_the_air(db: Database, receivers: Start) -> None:
+    receiver = receivers()
+    receiver.answer(hang=1.5)
+    row, _ = endpoints.register(db, SETTINGS, receiver.url)
+    claimed(db, accepted(db))
+    assert deliver_due(db, SETTINGS, patience_s=0.0) == 1
+    worker_shutdown.send(sender=None)
+    ((found,), _) = deliveries.page(db, endpoint_id=row.id)
+    assert (found.row.status, len(receiver.got)) == ("delivered", 1)
 
 
 def test_a_crowd_of_hanging_receivers_leaves_room_for_the_others(db: Database, receivers: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from pipeline.database import Database, DeliveryRow, EndpointRow, now
 from pipeline.settings import Settings
-from tests.fixtures.addresses import HOSTS, NAMES, PUBLIC, PUBLIC6, URLS, Doors, tried
+from tests.fixtures.addresses import HOSTS, NAMES, PUBLIC, PUBLIC6, SILENT, URLS, Doors, tried
 from tests.fixtures.jobs import accepted, claimed
 from webhooks import endpoints
 from webhooks.endpoints import EndpointError
@@ -58,6 +58,13 @@ def test_a_name_that_changes_between_looking_and_connecting_gains_nothing(world:
     """By a real resolver: public and 127.0.0.1 in turn. Each attempt asks once, and goes where it looked or nowhere."""
     assert [one["came"] for one in world["rebinding"]] == [[PUBLIC], [], [], [PUBLIC]] * 3
     assert world["asked"] == {"rebinding-a.example": 6, "rebinding-b.example": 6}
+
+
+def test_a_name_server_that_says_nothing_does_not_outlast_the_deadline(world: dict[str, Any]) -> None:
+    """By a real resolver, which would wait for it twenty seconds; six attempts of half a second, and a name beside them."""
+    assert {(one["status"], one["error"]) for one in world["silent"]} == {(None, f"The name {SILENT} could not be resolved.")}
+    assert max(one["took_ms"] for one in world["silent"]) < 10_000
+    assert (world["beside"]["status"], world["beside"]["came"]) == (204, [PUBLIC])
 
 
 def test_a_redirect_to_a_private_address_is_not_followed(world: dict[str, Any]) -> None:

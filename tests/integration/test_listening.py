@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -97,6 +98,14 @@ def test_it_registers_verifies_prints_and_leaves_nothing_behind(served: Web, lis
     assert events[0]["data"]["job_id"] == job_id
     assert "Refused" in complaints
     assert code == 1, "something did not verify"
+    assert endpoints.all_of_them(served.db) == []
+
+
+def test_whoever_ends_it_leaves_no_endpoint_behind(served: Web, listening: Callable[..., Listening]) -> None:
+    listener = listening(served.settings)
+    assert [row.url for row in endpoints.all_of_them(served.db)] == [listener.url]
+    listener.process.send_signal(signal.SIGTERM)
+    assert listener.ended() == (0, [], "")
     assert endpoints.all_of_them(served.db) == []
 
 

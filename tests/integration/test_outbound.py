@@ -25,7 +25,7 @@ from webhooks.claiming import LEASE_S, PER_ENDPOINT, claim_due
 from webhooks.endpoints import EndpointError
 from webhooks.outbound import deliver_due, deliver_one, drain
 from webhooks.outcomes import SCHEDULE_S, record
-from webhooks.secretbox import SecretError, new_secret
+from webhooks.secretbox import SecretError, new_secret, seal
 from webhooks.sending import Answer
 
 SETTINGS = Settings(
@@ -161,6 +161,8 @@ def test_five_days_of_failures_disable_with_a_reason_and_enabling_sends_what_is_
     ("status", "headers", "least"),
     [
         (429, {}, 3.9),
+        (502, {}, 3.9),
+        (504, {}, 3.9),
         (503, {"Retry-After": "100"}, 98),
         (502, {"Retry-After": "30"}, 28),
         (400, {"Retry-After": formatdate(time.time() + 4000, usegmt=True)}, 3000),
@@ -206,6 +208,24 @@ def test_during_a_rotation_both_secrets_verify_and_then_only_the_new_one(db: Dat
         claimed(db, accepted(db))
         deliver_due(db, SETTINGS)
     assert [one["verified"] for one in receiver.got] == [True, True, False, True]
+
+
+def test_after_another_secret_key_a_rotation_is_all_it_takes(db: Database, receivers: Start) -> None:
+    """The secret that cannot be read any more does not stand in the way of the new one."""
+    receiver = receivers()
+    row, _ = endpoints.register(db, SETTINGS, receiver.url)
+    other = SETTINGS.model_copy(update={"secret_key": SecretStr("another key, also long enough for this")})
+    receiver.answer(secret=endpoints.rotate(db, other, row.id))
+    claimed(db, accepted(db))
+    assert deliver_due(db, other) == 1
+    assert endpoints.get(db, row.id).previous_secret is None
+
+    with db.write() as session:  # what a rotation left there before it looked
+        session.execute(update(EndpointRow).values(previous_secret=seal(SETTINGS, new_secret()), previous_until=now() + 3600))
+    claimed(db, accepted(db))
+    assert deliver_due(db, other) == 1
+    assert [(one["verified"], len(one["signature"].split())) for one in receiver.got] == [(True, 1)] * 2
+    assert {row.status for row in deliveries(db)} == {"delivered"}
 
 
 def test_secrets_are_not_readable_in_the_database(db: Database, receivers: Start) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 import pytest
 from standardwebhooks import Webhook
 
+from webhooks.lookups import PER_NAME
 from webhooks.outcomes import JITTER, SCHEDULE_S, delay_after
 from webhooks.secretbox import new_secret
 from webhooks.sending import Answer, Receiver, address_allowed, body_of, headers_of, send
@@ -189,6 +190,48 @@ def test_a_name_is_resolved_once_and_the_very_address_looked_at_is_used(monkeypa
     assert answer.error == "The connection to rebinding.example failed."
 
 
+@pytest.mark.parametrize("private", [True, False])
+def test_a_name_that_nobody_answers_for_ends_with_the_deadline_and_holds_up_no_other(
+    server: Callable[[Callable[[socket.socket], None]], str], monkeypatch: pytest.MonkeyPatch, private: bool
+) -> None:
+    released, asked, real = threading.Event(), [], socket.getaddrinfo
+
+    def resolve(host: str, *rest: object, **more: object) -> object:
+        if host != "silent.example":
+            return real(host, *rest, **more)  # type: ignore[arg-type]
+        asked.append(host)
+        released.wait(30)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    for _ in range(PER_NAME + 1):
+        answer = to("silent.example", deadline_s=0.2, private=private)
+        assert answer.error == "The name silent.example could not be resolved."
+        assert answer.duration_ms < 10_000
+    assert len(asked) == PER_NAME, "more are not begun while those hang"
+    address = server(answering(b"HTTP/1.1 204 X\r\n\r\n"))
+    assert to(address.replace("127.0.0.1", "localhost")).delivered
+    released.set()
+
+
+def test_all_addresses_of_a_name_together_get_no_more_than_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty that take no connection: each by itself would get the whole of it."""
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("0.0.0.0", 0))  # noqa: S104
+        full.listen(0)
+        port = full.getsockname()[1]
+        for filling in (first, second):  # so that there is no room for anybody else
+            filling.setblocking(False)
+            filling.connect_ex(("127.0.0.1", port))
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", port)) for last in range(2, 22)]
+        real = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest: found if host == "many.example" else real(host, *rest))
+        answer = to(f"many.example:{port}", deadline_s=1.0)
+    assert answer.error == "many.example did not answer completely within 1 seconds."
+    assert answer.request_headers is None
+    assert answer.duration_ms < 10_000
+
+
 def test_public_addresses_are_allowed() -> None:
     for address in ("93.184.215.14", "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"):
         assert address_allowed(address), address
@@ -202,6 +245,9 @@ def test_no_proxy_of_the_environment_is_used(
 
 
 def test_the_schedule_is_kept_with_its_jitter() -> None:
+    """At once, 5 s, 5 and 30 minutes, 2, 5, 10, 14, 20 and 24 hours, give or take a fifth."""
+    assert list(SCHEDULE_S) == [0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400]
+    assert JITTER == 0.2
     failed = Answer(500, "It failed.", 1.0)
     for attempt, wait in enumerate(SCHEDULE_S[1:], start=1):
         assert delay_after(attempt, failed, lambda: 0.0) == pytest.approx(wait * (1 - JITTER))

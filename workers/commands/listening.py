@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -127,12 +128,12 @@ def listen(
     url = f"http://127.0.0.1:{listener.server_port}/"
     notes = console.console(error=True)
     try:
-        with _registered(settings_in_force(), url, events, inbox) if secret is None else _known(secret) as known:
+        with _ended_like_ctrl_c(), _registered(settings_in_force(), url, events, inbox) if secret is None else _known(secret) as known:
             listener.webhook = _webhook(known)
-            notes.print(
-                f"Listening at {url}" + (" for what is signed with your secret." if secret else "; Ctrl-C removes the endpoint again.")
-            )
             with suppress(KeyboardInterrupt):
+                notes.print(
+                    f"Listening at {url}" + (" for what is signed with your secret." if secret else "; Ctrl-C removes the endpoint again.")
+                )
                 listener.over.wait(timeout or None)
     finally:
         listener.shutdown()
@@ -146,6 +147,16 @@ def _webhook(secret: str) -> Webhook:
         return Webhook(secret)
     except (ValueError, RuntimeError) as error:
         raise CommandError("The secret is none: it looks like whsec_ and base64.") from error
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM does in the block what Ctrl-C does: whoever ends us does not leave an endpoint behind that nobody listens at."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
