@@ -13,15 +13,15 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from sqlalchemy import literal, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import events, faults, inboxes
-from pipeline.database import Database, database
+from pipeline.database import Database, PauseRow, database
 from pipeline.events import EventError
 from pipeline.ledger import LedgerError
 from pipeline.settings import Settings, SettingsError, settings
@@ -68,8 +68,8 @@ class Consumer:
         self._poll_s = poll_s
 
     def run(self) -> None:
-        """Read, over and over; wait a little longer after each error in a row. While the database is away nothing is
-        taken from the queue, so that no message is counted as tried and failed for that."""
+        """Read, over and over; wait a little longer after each error in a row. While the database is away, or cannot be
+        written to, nothing is taken from the queue, so that no message is counted as tried and failed for that."""
         failures = 0
         while not self._stopping.is_set():
             try:
@@ -124,8 +124,11 @@ class Consumer:
             log.warning("%d messages of %s could not be deleted: %s", len(failed), self._url, failed[0].get("Code"))
 
     def _ask_database(self) -> None:
-        with self._db.read() as session:
-            session.execute(select(literal(1)))
+        """Raise what making a job would raise: also of a database that answers, but can be written no more."""
+        with self._db.write() as session:
+            session.add(row := PauseRow(queue=uuid4().hex, paused_at=0.0))
+            session.flush()
+            session.delete(row)  # before the commit: nobody ever sees it
 
 
 class Consumers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,63 +16,109 @@ from pipeline.inboxes import Inbox
 from pipeline.jobs import Queue
 from pipeline.settings import Settings
 from workers import consuming
+from workers.wiring import UNREAD, Present
 
 RECENT = 20
 """So many of the newest uploads are looked at."""
 ENOUGH = 3
 """If at least so many came, and all of them by the listing alone, nothing tells of them."""
+WANTED = ["QueueArn", "Policy", "RedrivePolicy"]
+MISSING = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
 HOW = frozenset({"Put", "Post", "Copy", "CompleteMultipartUpload"})
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What was found. `wiring`: whether it is the bucket's notification that is missing; `present`: what the bucket has."""
+    """What was found. `wiring`: whether something is to be set up; `present`: what is, which that has to leave as it is."""
 
     well: bool
     found: str
     wiring: bool = False
-    present: Mapping[str, Any] | None = None
+    present: Present = UNREAD
 
 
 def look(inbox: Inbox, settings: Settings, db: Database, s3: Any) -> Heard:
-    """Look at one inbox. `s3`: a client of its store. Nothing is changed, and stores that only pretend are not asked."""
+    """Look at one inbox. `s3`: a client of its store. Nothing is changed, and stores that only pretend are not asked.
+
+    What S3 or SQS refuse is a finding too, so that one inbox hides no other.
+    """
     if inbox.source == "none":
         return Heard(True, "found by the listing only, as it is set up")
-    maker = _maker(s3, inbox.bucket)
+    try:
+        return _look(inbox, settings, db, s3, _maker(s3, inbox.bucket))
+    except (BotoCoreError, ClientError) as error:
+        return Heard(False, f"bucket {inbox.bucket} cannot be looked at: {str(error).rstrip('.')}")
+
+
+def present(inbox: Inbox, settings: Settings, s3: Any) -> Present:
+    """What the bucket and the queue of an inbox are set up to do, as far as it can be read. Raises nothing of S3 or SQS."""
+    try:
+        return _as_it_is(inbox, settings, s3, _maker(s3, inbox.bucket))
+    except (BotoCoreError, ClientError):
+        return UNREAD
+
+
+def _look(inbox: Inbox, settings: Settings, db: Database, s3: Any, maker: str) -> Heard:
     if inbox.source == "sqs":
         return _queue(inbox, settings, s3, maker)
     if maker == "AmazonS3":
-        return Heard(False, "Amazon posts to no webhook: have it tell a queue, and make the source sqs", wiring=True)
+        found = "Amazon posts to no webhook: have it tell a queue, and make the source sqs"
+        return Heard(False, found, True, _as_it_is(inbox, settings, s3, maker))
     if maker == "MinIO":
-        present = _present(s3, inbox.bucket)
-        told = [one for one in present.get("QueueConfigurations", ()) if one["QueueArn"].endswith(":webhook")]
+        notifications = _notifications(s3, inbox.bucket)
+        told = [one for one in notifications.get("QueueConfigurations", ()) if one["QueueArn"].endswith(":webhook")]
         missing = uncovered(inbox, told)
-        return Heard(not missing, missing or "its notification is there", wiring=bool(missing), present=present)
+        return Heard(not missing, missing or "its notification is there", bool(missing), Present(notifications, {}))
     return _by_experience(inbox, db)
 
 
 def _queue(inbox: Inbox, settings: Settings, s3: Any, maker: str) -> Heard:
     try:
-        wanted = ["QueueArn", "RedrivePolicy"]
-        about = consuming.client(settings).get_queue_attributes(QueueUrl=inbox.sqs_url, AttributeNames=wanted)["Attributes"]
+        about = _attributes(inbox, settings)
     except (BotoCoreError, ClientError) as error:
-        return Heard(False, f"the queue {inbox.sqs_url} cannot be looked at: {str(error).rstrip('.')}", wiring=True)
+        found = f"the queue {inbox.sqs_url} cannot be looked at: {str(error).rstrip('.')}"
+        return Heard(False, found, True, _as_it_is(inbox, settings, s3, maker))
     if maker == "SeaweedFS":
         return Heard(False, "SeaweedFS writes to no such queue: have it post to the webhook, and make the source webhook", wiring=True)
-    present = _present(s3, inbox.bucket)
-    told = [one for one in present.get("QueueConfigurations", ()) if one["QueueArn"] == about["QueueArn"]]
+    notifications = _notifications(s3, inbox.bucket)
+    told = [one for one in notifications.get("QueueConfigurations", ()) if one["QueueArn"] == about["QueueArn"]]
     missing = uncovered(inbox, told)
-    if missing and "EventBridgeConfiguration" in present:
+    if missing and "EventBridgeConfiguration" in notifications:
         missing, way = "", "by EventBridge, whose rules are not looked at"
-    elif missing and not uncovered(inbox, topics := present.get("TopicConfigurations", ())):
+    elif missing and not uncovered(inbox, topics := notifications.get("TopicConfigurations", ())):
         missing, way = "", f"by the topic {topics[0]['TopicArn']}, whose subscriptions are not looked at"
     else:
         way = f"told to {about['QueueArn']}"
     if missing:
-        return Heard(False, f"bucket {inbox.bucket} does not tell the queue {about['QueueArn']} of uploads: {missing}", True, present)
+        found = f"bucket {inbox.bucket} does not tell the queue {about['QueueArn']} of uploads: {missing}"
+        return Heard(False, found, True, Present(notifications, about))
     if "RedrivePolicy" not in about:
-        return Heard(False, "the queue has no dead-letter queue: a message that cannot be read comes again for days", True, present)
+        found = "the queue has no dead-letter queue: a message that cannot be read comes again for days"
+        return Heard(False, found, True, Present(notifications, about, told=True))
     return Heard(True, way)
+
+
+def _as_it_is(inbox: Inbox, settings: Settings, s3: Any, maker: str) -> Present:
+    """What is set up. A store that does not say so, or says so without meaning it, is not asked."""
+    bucket: Mapping[str, Any] | None = None
+    queue: Mapping[str, str] | None = None if inbox.sqs_url else {}
+    if maker in ("AmazonS3", "MinIO") or (inbox.source == "sqs" and maker != "SeaweedFS"):
+        with suppress(BotoCoreError, ClientError):
+            bucket = _notifications(s3, inbox.bucket)
+    if inbox.sqs_url:
+        try:
+            queue = _attributes(inbox, settings)
+        except ClientError as error:
+            queue = {} if error.response.get("Error", {}).get("Code") in MISSING else None
+        except BotoCoreError:
+            queue = None
+    return Present(bucket, queue)
+
+
+def _attributes(inbox: Inbox, settings: Settings) -> Mapping[str, str]:
+    answer = consuming.client(settings).get_queue_attributes(QueueUrl=inbox.sqs_url, AttributeNames=WANTED)
+    found: Mapping[str, str] = answer["Attributes"]
+    return found
 
 
 def uncovered(inbox: Inbox, told: Iterable[Mapping[str, Any]]) -> str:
@@ -116,7 +163,7 @@ def _maker(s3: Any, bucket: str) -> str:
     return str(headers.get("server", "")).split(" ")[0].split("/")[0]
 
 
-def _present(s3: Any, bucket: str) -> Mapping[str, Any]:
+def _notifications(s3: Any, bucket: str) -> Mapping[str, Any]:
     answer: dict[str, Any] = s3.get_bucket_notification_configuration(Bucket=bucket)
     answer.pop("ResponseMetadata", None)
     return answer

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.inboxes import Inbox
@@ -17,16 +18,40 @@ VISIBILITY_S = 60
 """How long a message that was received is kept from other consumers."""
 RECEIVES = 5
 """After so many receives without being deleted a message goes to the dead-letter queue."""
-CREATED = "s3:ObjectCreated:*"
+ANY_CREATED = "s3:ObjectCreated:"
+CREATED = f"{ANY_CREATED}*"
+ARN = {"TopicConfigurations": "TopicArn", "QueueConfigurations": "QueueArn", "LambdaFunctionConfigurations": "LambdaFunctionArn"}
+"""The kinds of a bucket's notifications, and where each says whom it tells."""
 
 
-def ways(inbox: Inbox, settings: Settings, present: Mapping[str, Any] | None = None) -> dict[str, str]:
+@dataclass(frozen=True)
+class Present:
+    """What is set up already, and has to stay.
+
+    `bucket`: the bucket's notification configuration; None: it could not be read. `queue`: the queue's attributes (`QueueArn`,
+    and `Policy` and `RedrivePolicy` where it has them); empty: there is no queue yet; None: it could not be read. `told`:
+    whether uploads reach the queue, so that all it lacks is a dead-letter queue.
+    """
+
+    bucket: Mapping[str, Any] | None = None
+    queue: Mapping[str, str] | None = None
+    told: bool = False
+
+
+UNREAD = Present()
+
+
+def ways(inbox: Inbox, settings: Settings, present: Present = UNREAD) -> dict[str, str]:
     """The commands by the kind of store they are for: `AWS CLI`, `Terraform`, `MinIO`, `SeaweedFS`.
 
-    `present`: the bucket's notification configuration as it is. Amazon replaces it as a whole, so it is kept within the new one.
+    `present`: what there is. Amazon replaces a bucket's notifications and a queue's policy as a whole, so what it has is
+    kept within the new ones; where it could not be read, a comment in the commands says so. Where only the dead-letter
+    queue is missing, nothing but that is made, and only the first two kinds are there.
     """
+    if present.told:
+        return {"AWS CLI": _aws(inbox, present), "Terraform": _terraform_dead(inbox)}
     return {
-        "AWS CLI": _aws(inbox, present or {}),
+        "AWS CLI": _aws(inbox, present),
         "Terraform": _terraform(inbox),
         "MinIO": _minio(inbox, settings),
         "SeaweedFS": _seaweedfs(inbox, settings),
@@ -54,35 +79,97 @@ def policy(queue_arn: str, bucket: str) -> dict[str, Any]:
     }
 
 
-def _aws(inbox: Inbox, present: Mapping[str, Any]) -> str:
-    name = queue_name(inbox)
-    attributes = {
-        "VisibilityTimeout": str(VISIBILITY_S),
-        "ReceiveMessageWaitTimeSeconds": "20",
-        "MessageRetentionPeriod": str(RETENTION_S),
-        "RedrivePolicy": json.dumps({"deadLetterTargetArn": "@DEAD@", "maxReceiveCount": str(RECEIVES)}),
-        "Policy": json.dumps(policy("@ARN@", inbox.bucket)),
-    }
-    told: dict[str, Any] = {"Id": f"unmask-{inbox.name}", "QueueArn": "@ARN@", "Events": [CREATED]}
-    if inbox.prefix:
-        told["Filter"] = {"Key": {"FilterRules": [{"Name": "prefix", "Value": inbox.prefix}]}}
-    kinds = ("TopicConfigurations", "QueueConfigurations", "LambdaFunctionConfigurations", "EventBridgeConfiguration")
-    whole = {kind: present[kind] for kind in kinds if kind in present}
-    whole["QueueConfigurations"] = [*(one for one in whole.get("QueueConfigurations", ()) if one.get("Id") != told["Id"]), told]
+def _aws(inbox: Inbox, present: Present) -> str:
+    name, there = queue_name(inbox), present.queue or {}
+    arn = there.get("QueueArn", "@ARN@")
     arn_of = "aws sqs get-queue-attributes --attribute-names QueueArn --query Attributes.QueueArn --output text --queue-url"
-    lines = [
-        f"dead=$(aws sqs create-queue --queue-name {shlex.quote(name + '-dead')} --query QueueUrl --output text)",
-        f'dead_arn=$({arn_of} "$dead")',
-        f"queue=$(aws sqs create-queue --queue-name {shlex.quote(name)} --query QueueUrl --output text)",
-        f'queue_arn=$({arn_of} "$queue")',
-        f'aws sqs set-queue-attributes --queue-url "$queue" --attributes {_shell(attributes)}',
-        f"aws s3api put-bucket-notification-configuration --bucket {shlex.quote(inbox.bucket)} "
-        f"--notification-configuration {_shell(whole)}",
-        f'echo "unmask inboxes edit {inbox.name} --source sqs --sqs-url $queue"'
-        if inbox.name != "default"
-        else 'echo "UNMASK_SQS_URL=$queue"',
-    ]
-    return "\n".join(lines)
+    lines, attributes = [], dict[str, str]()
+    if "RedrivePolicy" not in there:
+        attributes["RedrivePolicy"] = json.dumps({"deadLetterTargetArn": "@DEAD@", "maxReceiveCount": str(RECEIVES)})
+        lines += [
+            f"dead=$(aws sqs create-queue --queue-name {shlex.quote(name + '-dead')} --query QueueUrl --output text)",
+            f'aws sqs set-queue-attributes --queue-url "$dead" --attributes MessageRetentionPeriod={RETENTION_S}',
+            f'dead_arn=$({arn_of} "$dead")',
+        ]
+    if there:
+        lines.append(f"queue={shlex.quote(inbox.sqs_url)}")
+    else:
+        attributes |= {"VisibilityTimeout": str(VISIBILITY_S), "ReceiveMessageWaitTimeSeconds": "20"}
+        attributes |= {"MessageRetentionPeriod": str(RETENTION_S)}
+        lines.append(f"queue=$(aws sqs create-queue --queue-name {shlex.quote(name)} --query QueueUrl --output text)")
+        lines.append(f'queue_arn=$({arn_of} "$queue")')
+    if not present.told:
+        wanted = _merged(there.get("Policy", ""), policy(arn, inbox.bucket))
+        if wanted is not None:
+            attributes["Policy"] = json.dumps(wanted)
+    if present.queue is None:
+        lines.append("# WARNING: the queue's policy could not be read. This replaces it: add the statements it has first.")
+    if attributes:
+        lines.append(f'aws sqs set-queue-attributes --queue-url "$queue" --attributes {_shell(attributes)}')
+    return "\n".join(lines if present.told else [*lines, *_told(inbox, present, arn)])
+
+
+def _told(inbox: Inbox, present: Present, arn: str) -> list[str]:
+    """The lines that make the bucket tell the queue, and the product read it."""
+    whole, clashing = _notifications(inbox, arn, present.bucket or {})
+    lines = []
+    if present.bucket is None:
+        lines.append("# WARNING: the bucket's notifications could not be read. This replaces all of them: add those there are first.")
+    for other in clashing:
+        lines.append(f"# WARNING: Amazon refuses this while {other} is told of the same uploads: have a topic tell both.")
+    lines.append(
+        f"aws s3api put-bucket-notification-configuration --bucket {shlex.quote(inbox.bucket)} --notification-configuration {_shell(whole)}"
+    )
+    edit = f"unmask inboxes edit {inbox.name} --source sqs --sqs-url $queue" if inbox.name != "default" else "UNMASK_SQS_URL=$queue"
+    return [*lines, f'echo "{edit}"']
+
+
+def _merged(present: str, ours: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A queue's policy (JSON, or empty) with our statement added; None: it is there."""
+    if not present:
+        return ours
+    whole, [statement] = json.loads(present), ours["Statement"]
+    found = whole.get("Statement", [])
+    statements = found if isinstance(found, list) else [found]
+    if any({name: value for name, value in one.items() if name != "Sid"} == statement for one in statements):
+        return None
+    return {**whole, "Statement": [*statements, statement]}
+
+
+def _notifications(inbox: Inbox, arn: str, present: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A bucket's notifications with ours added, and whom it tells of the same uploads besides, which Amazon refuses.
+
+    Those that went to our queue before and overlap with ours are part of it from now on: it is as wide as they were.
+    """
+    mine, queue = f"unmask-{inbox.name}", queue_name(inbox)
+    others = [one for one in present.get("QueueConfigurations", ()) if one.get("Id") != mine]
+    ours = [one for one in others if one["QueueArn"] == arn or (arn == "@ARN@" and one["QueueArn"].endswith(f":{queue}"))]
+    prefix = min([inbox.prefix, *(_prefix(one) for one in ours if _overlaps(one, inbox.prefix))], key=len)
+    kept = []
+    for one in others:
+        left = one["Events"]
+        if one in ours and _overlaps(one, prefix):
+            left = [event for event in left if not event.startswith(ANY_CREATED)]
+        if left:
+            kept.append({**one, "Events": left})
+    told: dict[str, Any] = {"Id": mine, "QueueArn": arn, "Events": [CREATED]}
+    if prefix:
+        told["Filter"] = {"Key": {"FilterRules": [{"Name": "prefix", "Value": prefix}]}}
+    whole = {kind: present[kind] for kind in (*ARN, "EventBridgeConfiguration") if kind in present} | {"QueueConfigurations": kept}
+    clashing = [one[name] for kind, name in ARN.items() for one in whole.get(kind, ()) if _overlaps(one, prefix)]
+    return whole | {"QueueConfigurations": [*kept, told]}, clashing
+
+
+def _prefix(notification: Mapping[str, Any]) -> str:
+    rules = notification.get("Filter", {}).get("Key", {}).get("FilterRules", ())
+    return next((str(rule["Value"]) for rule in rules if rule["Name"].lower() == "prefix"), "")
+
+
+def _overlaps(notification: Mapping[str, Any], prefix: str) -> bool:
+    """Whether it tells of uploads of some keys that begin with `prefix`."""
+    theirs = _prefix(notification)
+    created = any(event.startswith(ANY_CREATED) for event in notification["Events"])
+    return created and (theirs.startswith(prefix) or prefix.startswith(theirs))
 
 
 def _shell(value: Mapping[str, Any]) -> str:
@@ -121,6 +208,20 @@ resource "aws_s3_bucket_notification" "{label}" {{
     events    = [{_hcl(CREATED)}]{prefix}
   }}
   depends_on = [aws_sqs_queue_policy.{label}]
+}}"""
+
+
+def _terraform_dead(inbox: Inbox) -> str:
+    name, label = queue_name(inbox), re.sub(r"\W", "_", f"unmask_{inbox.name}")
+    return f"""resource "aws_sqs_queue" "{label}_dead" {{
+  name                      = {_hcl(name + "-dead")}
+  message_retention_seconds = {RETENTION_S}
+}}
+
+# Where the queue is a resource of yours, make this its redrive_policy instead.
+resource "aws_sqs_queue_redrive_policy" "{label}" {{
+  queue_url      = {_hcl(inbox.sqs_url)}
+  redrive_policy = jsonencode({{ deadLetterTargetArn = aws_sqs_queue.{label}_dead.arn, maxReceiveCount = {RECEIVES} }})
 }}"""
 
 

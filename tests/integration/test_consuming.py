@@ -18,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from pipeline import faults, inquiry, ledger
-from pipeline.database import Database, JobRow
+from pipeline.database import Database, JobRow, PauseRow
 from pipeline.inboxes import Inbox
 from pipeline.inboxkeeping import add, change
 from pipeline.jobs import Queue, Stage, Upload
@@ -159,9 +159,11 @@ class Told:
     """A queue that has one message, and says what is deleted."""
 
     def __init__(self, records: list[dict[str, Any]]) -> None:
-        self.body, self.deleted = json.dumps({"Records": records}), 0
+        self.body = json.dumps({"Records": records})
+        self.received = self.deleted = 0
 
     def receive_message(self, **_: Any) -> dict[str, Any]:
+        self.received += 1
         return {"Messages": [{"MessageId": "m", "ReceiptHandle": "r", "Body": self.body}]}
 
     def delete_message_batch(self, **given: Any) -> dict[str, Any]:
@@ -253,30 +255,36 @@ def test_what_cannot_be_read_is_put_aside_and_holds_up_nobody(
     assert sorted(found) == sorted(poison)
 
 
-def test_while_the_database_is_away_nothing_is_taken_from_the_queue(
-    ministack: Amazon, db: Database, db_url: str, woken: list[tuple[str, Queue]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("readable", [False, True])
+def test_while_the_database_is_away_or_full_nothing_is_taken_from_the_queue(
+    db: Database, monkeypatch: pytest.MonkeyPatch, readable: bool
 ) -> None:
-    bucket, queue = ministack.bucket(), ministack.queue(VisibilityTimeout="0")
-    settings = Settings(inbox_bucket=bucket, sqs_url=queue, database_url=db_url, **ministack.settings)
-    ministack.sqs.send_message(QueueUrl=queue, MessageBody=json.dumps({"Records": [record(bucket, "a.jpg")]}))
-    stopping, tries = threading.Event(), []
+    settings = Settings(sqs_url="http://127.0.0.1:1/queue")
+    sqs = Told([record(settings.inbox_bucket, "a.jpg")])
+    tries: list[float | None] = []
 
     class Patient(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
             tries.append(timeout)
             if len(tries) == 5:
                 monkeypatch.undo()
-                monkeypatch.setattr(ingest, "wake", lambda *_, **__: stopping.set() or self.set() or True)
+                monkeypatch.setattr(ingest, "wake", lambda *_, **__: self.set() or True)
             return True
 
     def away(*_: object, **__: object) -> None:
-        raise OperationalError("select", {}, Exception("gone"))
+        raise OperationalError("insert", {}, Exception("gone"))
 
-    monkeypatch.setattr(db, "read", away)
-    Consumer(db, settings, queue, Patient(), poll_s=0).run()
+    if not readable:
+        monkeypatch.setattr(db, "read", away)
+    monkeypatch.setattr(db, "write", away)
+    monkeypatch.setattr(ledger, "brief", away)
+    Consumer(db, settings, settings.sqs_url, Patient(), sqs=sqs, poll_s=0).run()
 
     assert tries == [1.0, 2.0, 5.0, 15.0, 30.0], "each wait is longer than the one before"
+    assert (sqs.received, sqs.deleted) == (2, 1), "it was tried once in vain, and once when all was well"
     assert [job.key for job in jobs(db)] == ["a.jpg"]
+    with db.read() as session:
+        assert session.scalars(select(PauseRow)).all() == [], "what was written to see whether it can be is gone"
 
 
 def test_each_queue_of_an_enabled_inbox_is_read_and_no_other(ministack: Amazon, db: Database, db_url: str) -> None:

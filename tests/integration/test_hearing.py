@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pipeline import ledger
+from pipeline import inboxkeeping, ledger
 from pipeline.database import Database
 from pipeline.inboxes import Inbox, of_settings
 from pipeline.jobs import Queue, Upload
 from pipeline.settings import Settings
 from tests.fixtures.web_services import Amazon
-from workers import hearing, wiring
+from workers import doctor, hearing, wiring
 from workers.hearing import uncovered
 
 ELSEWHERE = 'aws() { command aws --endpoint-url "$AWS_ENDPOINT_URL" "$@"; }\n'  # the first version of the program takes no variable
@@ -53,33 +54,190 @@ def test_endings_that_are_told_are_enough_for_an_inbox_that_takes_no_others() ->
     assert "only of keys" in uncovered(Inbox("press", "press-bucket", suffixes=(".jpg", ".webp")), told)
 
 
-def test_what_the_doctor_prints_for_the_aws_command_line_makes_uploads_heard(ministack: Amazon, db: Database, db_url: str) -> None:
+def carried_out(ministack: Amazon, script: str) -> str:
+    """What a script for Amazon's command line prints; it must come through."""
+    done = subprocess.run(
+        ["sh", "-euc", ELSEWHERE + script], env=ministack.environment(), capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def configuration(ministack: Amazon, bucket: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ministack.s3.get_bucket_notification_configuration(Bucket=bucket).get("QueueConfigurations", [])
+    return found
+
+
+def attributes(ministack: Amazon, queue: str) -> dict[str, str]:
+    found: dict[str, str] = ministack.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+    return found
+
+
+@pytest.mark.parametrize("source", ["sqs", "webhook"])
+def test_what_the_doctor_prints_for_the_aws_command_line_makes_uploads_heard(
+    ministack: Amazon, db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
     bucket, other = ministack.bucket(), ministack.queue()
-    ministack.tell(bucket, other)  # a notification of somebody else, which must stay
+    theirs = {"QueueArn": ministack.arn(other), "Events": ["s3:ObjectRemoved:*"]}  # of somebody else, which must stay
+    ministack.s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [theirs]})
     settings = Settings(inbox_bucket=bucket, inbox_prefix="it's ${in}/", database_url=db_url, **ministack.settings)
-    inbox = replace(of_settings(settings), source="sqs", sqs_url=f"{ministack.url}/000000000000/unmask-{bucket}")
+    inbox = replace(of_settings(settings), name=f"n{bucket[-6:]}", source=source)
+    if source == "sqs":
+        inbox = replace(inbox, sqs_url=f"{ministack.url}/000000000000/unmask-{bucket}")
+    else:
+        monkeypatch.setattr(hearing, "_maker", lambda s3, bucket: "AmazonS3")
     before = hearing.look(inbox, settings, db, ministack.s3)
     assert (before.well, before.wiring) == (False, True)
-    assert "cannot be looked at" in before.found
+    assert ("cannot be looked at" if source == "sqs" else "posts to no webhook") in before.found
+    assert hearing.present(inbox, settings, ministack.s3) == before.present
 
-    present = ministack.s3.get_bucket_notification_configuration(Bucket=bucket)
-    script = wiring.ways(inbox, settings, present)["AWS CLI"]
-    done = subprocess.run(
-        ["sh", "-euc", ELSEWHERE + script], env=ministack.environment(), capture_output=True, text=True, check=False, timeout=120
-    )
+    told = carried_out(ministack, wiring.ways(inbox, settings, before.present)["AWS CLI"])
 
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"UNMASK_SQS_URL={inbox.sqs_url}"
+    url = inbox.sqs_url or f"{ministack.url}/000000000000/unmask-{inbox.name}"
+    assert told == f"unmask inboxes edit {inbox.name} --source sqs --sqs-url {url}"
+    inbox = replace(inbox, source="sqs", sqs_url=url)
     after = hearing.look(inbox, settings, db, ministack.s3)
     assert (after.well, after.found.startswith("told to arn:aws:sqs:")) == (True, True), after
-    kept = ministack.s3.get_bucket_notification_configuration(Bucket=bucket)["QueueConfigurations"]
-    assert {one["QueueArn"] for one in kept} == {ministack.arn(other), ministack.arn(inbox.sqs_url)}
+    assert {one["QueueArn"] for one in configuration(ministack, bucket)} == {ministack.arn(other), ministack.arn(url)}
+    dead = attributes(ministack, f"{url}-dead")
+    assert dead["MessageRetentionPeriod"] == attributes(ministack, url)["MessageRetentionPeriod"] == str(wiring.RETENTION_S)
     ministack.s3.put_object(Bucket=bucket, Key="it's ${in}/a.jpg", Body=b"x")
     bodies = []
     while len(bodies) < 2:  # the test event comes first, and may come alone
-        answer = ministack.sqs.receive_message(QueueUrl=inbox.sqs_url, MaxNumberOfMessages=10, WaitTimeSeconds=5)
+        answer = ministack.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=5)
         bodies += [json.loads(message["Body"]) for message in answer["Messages"]]
     assert any(body.get("Records", [{}])[0].get("s3", {}).get("bucket", {}).get("name") == bucket for body in bodies)
+
+
+def test_two_inboxes_on_one_queue_are_both_heard(ministack: Amazon, db: Database, db_url: str) -> None:
+    settings = Settings(database_url=db_url, **ministack.settings)
+    buckets = [ministack.bucket(), ministack.bucket()]
+    url = f"{ministack.url}/000000000000/unmask-{buckets[0]}"
+    both = [Inbox(name, bucket, source="sqs", sqs_url=url) for name, bucket in zip(("one", "two"), buckets, strict=True)]
+
+    for inbox in both:
+        before = hearing.look(inbox, settings, db, ministack.s3)
+        carried_out(ministack, wiring.ways(inbox, settings, before.present)["AWS CLI"])
+
+    assert [hearing.look(inbox, settings, db, ministack.s3).well for inbox in both] == [True, True]
+    statements = json.loads(attributes(ministack, url)["Policy"])["Statement"]
+    let_in = [one["Condition"]["ArnEquals"]["aws:SourceArn"] for one in statements]
+    assert let_in == [f"arn:aws:s3:::{bucket}" for bucket in buckets]
+
+
+def test_a_queue_that_only_lacks_a_dead_letter_queue_gets_nothing_else(ministack: Amazon, db: Database, db_url: str) -> None:
+    bucket, queue = ministack.bucket(), ministack.queue()
+    ministack.tell_by_topic(bucket, queue)
+    settings = Settings(inbox_bucket=bucket, sqs_url=queue, database_url=db_url, **ministack.settings)
+    inbox, policy = of_settings(settings), attributes(ministack, queue)["Policy"]
+    topic = ministack.s3.get_bucket_notification_configuration(Bucket=bucket)["TopicConfigurations"]
+    present = wiring.Present({"TopicConfigurations": topic}, attributes(ministack, queue), told=True)
+    found = hearing.look(inbox, settings, db, ministack.s3)
+    assert "no dead-letter queue" in found.found
+    assert found.present.told
+    ways = wiring.ways(inbox, settings, found.present)
+
+    assert ways == wiring.ways(inbox, settings, present)
+    assert ways.keys() == {"AWS CLI", "Terraform"}
+    assert "aws_s3_bucket_notification" not in ways["Terraform"]
+    carried_out(ministack, ways["AWS CLI"])
+
+    assert hearing.look(inbox, settings, db, ministack.s3).well
+    assert attributes(ministack, queue)["Policy"] == policy, "the topic may still write"
+    assert ministack.s3.get_bucket_notification_configuration(Bucket=bucket)["TopicConfigurations"] == topic
+
+
+def test_an_incomplete_notification_is_replaced_and_not_joined_by_one_that_overlaps(ministack: Amazon, db: Database, db_url: str) -> None:
+    bucket, queue = ministack.bucket(), ministack.queue()
+    told = {"QueueArn": ministack.arn(queue), **notification(CREATED, suffix=".jpg")}
+    ministack.s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [told]})
+    settings = Settings(inbox_bucket=bucket, sqs_url=queue, database_url=db_url, **ministack.settings)
+    inbox = of_settings(settings)
+    before = hearing.look(inbox, settings, db, ministack.s3)
+    assert "only of keys that end in .jpg" in before.found
+
+    carried_out(ministack, wiring.ways(inbox, settings, before.present)["AWS CLI"])
+
+    [one] = configuration(ministack, bucket)
+    assert (one["QueueArn"], one["Events"], one.get("Filter")) == (ministack.arn(queue), [CREATED], None)
+    assert hearing.look(inbox, settings, db, ministack.s3).well
+
+
+QUEUE = {"QueueUrl": "https://q/1/ours", "QueueArn": "arn:aws:sqs:r:1:ours", "RedrivePolicy": "{}"}
+
+
+def printed(inbox: Inbox, *present: dict[str, Any], **kinds: Any) -> tuple[dict[str, Any], str]:
+    """The configuration in the commands for a bucket that has these notifications of queues, and the commands."""
+    script = wiring.ways(inbox, Settings(), wiring.Present({"QueueConfigurations": list(present), **kinds}, QUEUE))["AWS CLI"]
+    line = next(line for line in script.splitlines() if "put-bucket-notification-configuration" in line)
+    return json.loads(shlex.split(line)[-1]), script
+
+
+def test_a_notification_that_served_others_as_well_stays_as_wide_as_it_was() -> None:
+    inbox = Inbox("press", "press-bucket", "in/press/", source="sqs", sqs_url="https://q/1/ours")
+    ours, theirs = {"QueueArn": QUEUE["QueueArn"]}, {"QueueArn": "arn:aws:sqs:r:1:theirs"}
+    wide = {**ours, **notification(CREATED, "s3:ObjectRemoved:*", prefix="in/", suffix=".jpg")}
+    deep = {**ours, **notification(CREATED, prefix="in/deep/")}
+    apart = {**ours, **notification(CREATED, prefix="out/")}
+    foreign = {**theirs, **notification("s3:ObjectRemoved:*")}
+
+    whole, script = printed(inbox, wide, deep, apart, foreign, EventBridgeConfiguration={})
+
+    assert "WARNING" not in script
+    assert "set-queue-attributes" in script, "its policy does not let this bucket in yet"
+    assert "RedrivePolicy" not in script
+    assert whole["EventBridgeConfiguration"] == {}
+    rest = {**wide, "Events": ["s3:ObjectRemoved:*"]}
+    added = {"Id": "unmask-press", **ours, "Events": [CREATED], "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": "in/"}]}}}
+    assert whole["QueueConfigurations"] == [rest, apart, foreign, added]
+
+
+def test_whoever_is_told_of_the_same_uploads_already_is_named() -> None:
+    inbox = Inbox("press", "press-bucket", source="sqs", sqs_url="https://q/1/ours")
+    function = {"LambdaFunctionArn": "arn:aws:lambda:r:1:function:f", **notification("s3:ObjectCreated:Put", suffix=".png")}
+
+    whole, script = printed(inbox, LambdaFunctionConfigurations=[function])
+
+    assert whole["LambdaFunctionConfigurations"] == [function]
+    assert "# WARNING: Amazon refuses this while arn:aws:lambda:r:1:function:f is told of the same uploads" in script
+
+
+def test_what_could_not_be_read_is_warned_of_and_what_is_not_there_is_not() -> None:
+    inbox = Inbox("press", "press-bucket", source="sqs", sqs_url="https://q/1/ours")
+    assert wiring.ways(inbox, Settings())["AWS CLI"].count("# WARNING") == 2
+    assert wiring.ways(inbox, Settings(), wiring.Present({}, {}))["AWS CLI"].count("# WARNING") == 0
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_policy_keeps_its_statements_and_gets_ours_once(listed: bool) -> None:
+    inbox = Inbox("press", "press-bucket", source="sqs", sqs_url="https://q/1/ours")
+    topic = {"Sid": "topic", "Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage"}
+
+    def policy(*statements: dict[str, Any]) -> dict[str, str]:
+        one = statements[0] if len(statements) == 1 and not listed else list(statements)
+        return {**QUEUE, "Policy": json.dumps({"Version": "2012-10-17", "Id": "mine", "Statement": one})}
+
+    [ours] = wiring.policy(QUEUE["QueueArn"], "press-bucket")["Statement"]
+    script = wiring.ways(inbox, Settings(), wiring.Present({}, policy(topic)))["AWS CLI"]
+    line = next(line for line in script.splitlines() if "set-queue-attributes" in line)
+    made = json.loads(json.loads(shlex.split(line)[-1])["Policy"])
+    assert made == {"Version": "2012-10-17", "Id": "mine", "Statement": [topic, ours]}
+    again = wiring.ways(inbox, Settings(), wiring.Present({}, policy(topic, {**ours, "Sid": "s3"})))["AWS CLI"]
+    assert "set-queue-attributes" not in again
+
+
+def test_an_inbox_that_cannot_be_looked_at_hides_no_other(ministack: Amazon, db: Database, db_url: str) -> None:
+    bucket, queue = ministack.bucket(), ministack.queue()
+    settings = Settings(inbox_bucket="no-such-bucket-at-all", sqs_url=queue, database_url=db_url, **ministack.settings)
+    inboxkeeping.add(db, settings, Inbox("press", bucket, source="sqs", sqs_url=queue), by="test")
+
+    finding = doctor.check("upload events", doctor.Patient(settings))
+
+    assert not finding.well
+    assert "default: bucket no-such-bucket-at-all cannot be looked at: " in finding.found
+    assert f"press: bucket {bucket} does not tell the queue" in finding.found
+    assert "Inbox default: bucket no-such-bucket-at-all cannot be looked at" in finding.remedy
+    assert f"aws s3api put-bucket-notification-configuration --bucket {bucket} " in finding.remedy
 
 
 def test_each_thing_that_is_missing_is_said(ministack: Amazon, db: Database, db_url: str) -> None:
@@ -139,7 +297,10 @@ def test_of_other_makers_stores(db: Database) -> None:
     inbox = of_settings(settings)
     hook = {"QueueArn": "arn:minio:sqs::unmask:webhook", "Events": [CREATED]}
 
-    assert "Amazon posts to no webhook" in hearing.look(inbox, settings, db, Client("AmazonS3")).found
+    present = {"QueueConfigurations": [{"QueueArn": "arn:aws:sqs:r:1:theirs", "Events": ["s3:ObjectRemoved:*"]}]}
+    amazon = hearing.look(inbox, settings, db, Client("AmazonS3", present))
+    assert "Amazon posts to no webhook" in amazon.found
+    assert amazon.present == wiring.Present(present, {})
     assert hearing.look(inbox, settings, db, Client("MinIO", {"QueueConfigurations": [hook]})).well
     missing = hearing.look(inbox, settings, db, Client("MinIO", {}))
     assert (missing.well, missing.wiring, missing.found) == (False, True, "there is no notification for it")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -52,6 +54,20 @@ def test_the_commands_for_each_store_are_printed(run: Run, db: Database) -> None
     text = run("inboxes", "events").stdout
     assert all(f"# {store}\n" in text for store in ("AWS CLI", "Terraform", "MinIO", "SeaweedFS"))
     assert json.loads(run("inboxes", "events", "--json").stdout).keys() == {"AWS CLI", "Terraform", "MinIO", "SeaweedFS"}
+
+
+def test_the_printed_commands_keep_the_notifications_the_bucket_has(run: Run, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {"QueueArn": "arn:aws:sqs:r:1:theirs", "Events": ["s3:ObjectRemoved:*"]}
+
+    class Client:
+        def head_bucket(self, Bucket: str) -> dict[str, Any]:
+            return {"ResponseMetadata": {"HTTPHeaders": {"server": "AmazonS3"}}}
+
+        def get_bucket_notification_configuration(self, Bucket: str) -> dict[str, Any]:
+            return {"QueueConfigurations": [theirs], "ResponseMetadata": {}}
+
+    monkeypatch.setattr(inboxes, "object_store", lambda settings: SimpleNamespace(client=Client()))
+    assert "arn:aws:sqs:r:1:theirs" in json.loads(run("inboxes", "events", "--json").stdout)["AWS CLI"]
 
 
 def test_a_back_fill_says_what_it_did(run: Run, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:

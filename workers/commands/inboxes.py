@@ -18,7 +18,7 @@ from pipeline.inboxes import DEFAULT, Inbox
 from pipeline.jobs import Queue
 from pipeline.settings import Settings
 from pipeline.storage import Storage
-from workers import console, wiring
+from workers import console, hearing, wiring
 from workers.sentences import CommandError
 from workers.surroundings import object_store, opened, settings_in_force
 
@@ -138,7 +138,11 @@ def events(name: str, as_json: bool) -> None:
     settings = settings_in_force()
     with opened(settings) as database:
         inbox = inboxes_of.get(settings, database, name)
-    ways = wiring.ways(inbox, settings)
+    try:
+        present = hearing.present(inbox, settings, object_store(settings).client)
+    except CommandError:  # no store is known yet
+        present = wiring.UNREAD
+    ways = wiring.ways(inbox, settings, present)
     if as_json:
         console.print_json(ways)
         return
