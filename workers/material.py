@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from pipeline import collections
+from pipeline import collections, holdout
 from pipeline.database import Database
 from pipeline.settings import Settings
 from pipeline.storage import SourceGone, Storage
 
 INDEX = "faces.csv"
+HASHES = "hashes.json"
+"""Beside what comes from S3: the hashes of the files of a data set that is not the growing one."""
 MANIFESTS = (".csv", ".jsonl")
 MAX_MANIFEST_BYTES = 200_000_000
 MAX_FILE_BYTES = 4_000_000_000
@@ -46,9 +48,11 @@ def bring(db: Database, storage: Storage, settings: Settings, dataset: str, fold
     """The data set of a training, in place. `folder`: where what comes from S3 is put. `sha256`: the state of the growing one.
 
     Reals and fakes of others have no photographs from which more are made: those are then of the growing one.
-    Raises MaterialError, CollectionError, StorageError.
+    Raises MaterialError, StorageError, and CollectionError also where somebody of the hold-out would be learnt from.
     """
     faces, data = (None, None) if not dataset else _found(storage, dataset, folder)
+    if dataset:  # the growing one keeps its hold-out apart itself
+        holdout.refuse(db, faces, data, said=dataset, known=folder.with_name(HASHES))
     if faces is not None:
         return Material(faces, data)
     found = collections.default(db, storage, settings, sha256=sha256)

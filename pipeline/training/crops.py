@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -150,11 +149,11 @@ def cached(
     cut: Cut,
     *,
     frames: int = FRAMES,
-    watch: Callable[[Iterable[Any]], Iterable[Any]] = lambda shards: shards,
+    watch: Callable[[Iterable[Record]], Iterable[Record]] = lambda records: records,
 ) -> Crops:
     """Cut every record, or take what an earlier call left in `folder`; in the order of the records.
 
-    Records need their hashes (`datasets.hashed`). `watch` wraps the iterable of shards, for a progress bar.
+    Records need their hashes (`datasets.hashed`). `watch` wraps the records that are cut, a shard's at a time.
     """
     place = folder / _key(records, cut, frames)
     place.mkdir(parents=True, exist_ok=True)
@@ -162,10 +161,10 @@ def cached(
     shards: list[Pixels] = []
     numbers: list[int] = []
     failed: Counter[str] = Counter()
-    for start in watch(range(0, len(records), SHARD)):
+    for start in range(0, len(records), SHARD):
         facts = place / f"{start // SHARD:05}.json"
         if not facts.exists():
-            _write_shard(facts, records[start : start + SHARD], cut, find, frames)
+            _write_shard(facts, watch(records[start : start + SHARD]), cut, find, frames)
         told = json.loads(facts.read_text())
         shards.append(np.load(facts.with_suffix(".npy"), mmap_mode="r"))
         numbers += [start + number for number in told["record"]]
@@ -173,7 +172,7 @@ def cached(
     return Crops(tuple(shards), np.array(numbers, np.int64), dict(failed))
 
 
-def _write_shard(facts: Path, records: Sequence[Record], cut: Cut, find: Detector, frames: int) -> None:
+def _write_shard(facts: Path, records: Iterable[Record], cut: Cut, find: Detector, frames: int) -> None:
     crops: list[Pixels] = [np.empty((0, cut.size, cut.size, 3), np.uint8)]
     numbers: list[int] = []
     failed: list[str] = []

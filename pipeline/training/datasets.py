@@ -77,6 +77,12 @@ def load(root: Path, *, compression: str = "c23") -> list[Record]:
     return sorted(records, key=lambda record: str(record.path))
 
 
+def in_splits(root: Path) -> list[Record]:
+    """The records of a data set; one without any splits is split by identity (seed 0), never by picture. Raises DatasetError."""
+    records = load(root)
+    return records if any(record.split for record in records) else split_by_identity(records, seed=0)
+
+
 def folders(root: Path) -> list[Record]:
     """Pictures and videos under `root/real` and `root/fake`; the sub-folders of `fake` name the manipulations."""
     records = []

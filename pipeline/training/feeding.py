@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +61,7 @@ class Made:
         data: another data set (see `datasets.load`), its training split; None: only what is made here.
         share: of the pairs that come from `data`.
         cache: where the crops of `data` are kept.
+        records: the training records of `data`, hashed; none: they are hashed here, which may take long.
         rank, world: which share of each batch is made here, of how many.
     """
 
@@ -74,6 +75,7 @@ class Made:
     cache: Path = Path("build/crops")
     rank: int = 0
     world: int = 1
+    records: Sequence[datasets.Record] = field(default=(), repr=False)
     _portraits: list[portraits.Portrait] | None = field(default=None, repr=False)
     _crops: tuple[Crops, npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = field(default=None, repr=False)
 
@@ -120,7 +122,7 @@ class Made:
 
     def _loaded(self) -> tuple[Crops, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         if self._crops is None:
-            records = training_records(self.data or Path())
+            records = self.records or training_records(self.data or Path())
             found = cached(records, self.cache, Cut(margin=self.recipe.margin))
             fake = np.array([records[number].fake for number in found.record], bool)
             if fake.all() or not fake.any():
@@ -129,12 +131,11 @@ class Made:
         return self._crops
 
 
-def training_records(data: Path) -> list[datasets.Record]:
-    """The hashed training records of a data set; one without splits is split by identity (seed 0), never by picture."""
-    records = datasets.load(data)
-    if not any(record.split for record in records):
-        records = datasets.split_by_identity(records, seed=0)
-    return datasets.hashed(record for record in records if record.split == "train")
+def training_records(
+    data: Path, *, watch: Callable[[Iterable[datasets.Record]], Iterable[datasets.Record]] = lambda records: records
+) -> list[datasets.Record]:
+    """The hashed training records of a data set (see `datasets.in_splits`). `watch` wraps them while they are hashed."""
+    return datasets.hashed(watch([record for record in datasets.in_splits(data) if record.split == "train"]))
 
 
 _source: Source | None = None

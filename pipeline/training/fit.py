@@ -19,12 +19,13 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ from pipeline.groups import DEVICES
 from pipeline.jobs import Pixels
 from pipeline.training import checkpoint, devices, examples, lifeline, portraits
 from pipeline.training.checkpoint import CheckpointError
+from pipeline.training.crops import Cut, cached
 from pipeline.training.datasets import DatasetError, content_hash
 from pipeline.training.devices import BF16, Rank
 from pipeline.training.errors import TrainingError
@@ -45,6 +47,9 @@ from pipeline.training.weights import WeightsError
 
 STOPPED = 75
 """Exit code: stopped by a signal, to be resumed (EX_TEMPFAIL of sysexits.h)."""
+SAY_S = 5.0
+"""Seconds between two lines about what is prepared."""
+T = TypeVar("T")
 PRESETS: dict[str, dict[str, Any]] = {
     # what learnt best from random weights on faces
     "scratch": {},
@@ -163,17 +168,25 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
     facts = chosen.facts or chosen.out / "faces.npz"
     # what is missing is said before work is put into the data, and faces are looked for before TensorFlow is loaded
     devices.check(chosen.device, chosen.ranks, root=chosen.device_root)
-    with _in_turn(chosen.out):  # one rank looks for the faces, the others and the makers find the facts in their file
-        people = {split: portraits.load(chosen.faces, split, facts=facts) for split in ("train", "val")}
-    if not all(people.values()):
-        raise DatasetError(f"{chosen.faces} has no photographs with a face in the split {'train' if not people['train'] else 'val'}.")
-    manifest = portraits.manifest(people["train"] + people["val"])
-    other = content_hash(training_records(chosen.data)) if chosen.data else ""
 
     def recipe(size: int) -> Recipe:
         shares = {"self_blended": chosen.self_blended, "face_swap": chosen.face_swap, "region": chosen.region}
         drawn = {name: getattr(chosen, name) for name in RECIPE}
         return Recipe(size=size, smallest=min(size, max(40, size // 4)), **shares, **drawn)
+
+    # whichever rank it is that prepares: while one has its turn, the others wait and cannot say so
+    with Progress(chosen.progress) as progress:
+        with _in_turn(chosen.out):  # one rank looks for the faces, the others and the makers find the facts in their file
+            looking = Preparing(progress.tell, "faces")
+            people = {split: portraits.load(chosen.faces, split, facts=facts, watch=looking) for split in ("train", "val")}
+        if not all(people.values()):
+            raise DatasetError(f"{chosen.faces} has no photographs with a face in the split {'train' if not people['train'] else 'val'}.")
+        records = training_records(chosen.data, watch=Preparing(progress.tell, "hashes")) if chosen.data else []
+        if records:
+            with _in_turn(chosen.out):  # the makers find the crops as well
+                cached(records, chosen.out / "crops", Cut(margin=recipe(0).margin), watch=Preparing(progress.tell, "crops"))
+    manifest = portraits.manifest(people["train"] + people["val"])
+    other = content_hash(records) if chosen.data else ""
 
     def batches(stage: int, numbers: Sequence[int]) -> Iterable[Batch]:
         made = Made(
@@ -187,6 +200,7 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
             cache=chosen.out / "crops",
             rank=rank.number,
             world=rank.world,
+            records=records,
         )
         return stream(made, numbers, chosen.makers)
 
@@ -222,6 +236,25 @@ def _in_turn(folder: Path) -> Iterator[None]:
     with (folder / ".turn").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@dataclass
+class Preparing:
+    """Passes on what is gone through before the first step, and tells of it every few seconds: silence would be taken for a trainer that
+    hangs. `what` they are; `done`: how many so far."""
+
+    tell: Callable[[dict[str, Any]], None]
+    what: str
+    done: int = 0
+    _said: float = float("-inf")
+
+    def __call__(self, items: Iterable[T]) -> Iterator[T]:
+        for item in items:
+            yield item
+            self.done += 1
+            if time.monotonic() - self._said >= SAY_S:
+                self._said = time.monotonic()
+                self.tell({"event": "preparing", "what": self.what, "done": self.done})
 
 
 class Progress:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -58,19 +58,25 @@ class Portrait:
         return np.asarray(cv2.cvtColor(inner, cv2.COLOR_RGB2LAB).reshape(-1, 3).mean(axis=0), np.float32)
 
 
-def load(folder: Path, split: str | None = None, *, facts: Path | None = None) -> list[Portrait]:
+def load(
+    folder: Path,
+    split: str | None = None,
+    *,
+    facts: Path | None = None,
+    watch: Callable[[Iterable[dict[str, str]]], Iterable[dict[str, str]]] = lambda rows: rows,
+) -> list[Portrait]:
     """Every photograph of `folder/faces.csv` (of one split, or all) in which exactly the expected face is found.
 
     `faces.csv` has the columns path, identity, split and, for groups, gender and ethnicity. `facts` names the `.npz` to
-    read findings from and add new ones to. A photograph without a detectable face is left out. Raises FileNotFoundError
-    when the folder has no index.
+    read findings from and add new ones to. `watch` wraps the index's rows while they are
+    gone through. A photograph without a detectable face is left out. Raises FileNotFoundError when the folder has no index.
     """
     with (folder / "faces.csv").open(newline="") as index:
         rows = [row for row in csv.DictReader(index) if split is None or row["split"] == split]
     known: dict[str, Any] = dict(np.load(facts)) if facts is not None and facts.exists() else {}
     before = len(known)
     found = []
-    for row in rows:
+    for row in watch(rows):
         data = (folder / row["path"]).read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
         pixels = images.read(data, images.Limits(bytes=1 << 27, pixels=1 << 27, side=1 << 15)).pixels

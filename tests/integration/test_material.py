@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline import collections
+from pipeline import collections, holdout
 from pipeline.collections import CollectionError, OnDisk
 from pipeline.database import Database
 from pipeline.settings import Settings
 from pipeline.storage import Storage
+from pipeline.tables.learning import ItemRow
 from workers import keeping, material
 from workers.keeping import KeepingError
 from workers.material import MaterialError
@@ -125,6 +127,105 @@ class TestMaterial:
     ) -> None:
         with pytest.raises(CollectionError, match="datasets add"):
             material.bring(nothing, store, s3_settings, "", tmp_path / "data")
+
+
+@pytest.fixture
+def db(nothing: Database) -> Database:
+    """With a hold-out of one picture, b"held out", of ann."""
+    item = {"suffix": ".jpg", "fake": False, "manipulation": "", "group": {}, "added_at": 1.0}
+    with nothing.write() as session:
+        for data, identity, split in ((b"held out", "ann", "test"), (b"learnt", "bob", "train")):
+            session.add(ItemRow(collection="default", sha256=hashlib.sha256(data).hexdigest(), identity=identity, split=split, **item))
+    return nothing
+
+
+def photographs(folder: Path, *rows: tuple[str, str, bytes]) -> str:
+    """A folder with faces.csv: identity, split and content of each picture."""
+    folder.mkdir()
+    lines = [f"{number}.jpg,{identity},{split}" for number, (identity, split, _) in enumerate(rows)]
+    (folder / "faces.csv").write_text("\n".join(["path,identity,split", *lines]) + "\n")
+    for number, (_, _, data) in enumerate(rows):
+        (folder / f"{number}.jpg").write_bytes(data)
+    return str(folder)
+
+
+class TestHoldOut:
+    @pytest.mark.parametrize("split", ["train", "val"])
+    def test_a_folder_with_somebody_of_it_is_refused(
+        self, split: str, store: Storage, s3_settings: Settings, db: Database, tmp_path: Path
+    ) -> None:
+        said = {
+            "1 picture of the hold-out, such as 1.jpg,": [("cid", split, b"held out")],
+            "1 person of the hold-out, such as ann,": [("ann", split, b"another of her")],
+            "2 pictures and 1 person of the hold-out,": [("ann", split, b"held out"), ("dan", split, b"held out")],
+        }
+        for number, (sentence, rows) in enumerate(said.items()):
+            folder = photographs(tmp_path / str(number), ("bob", split, b"learnt"), *rows)
+            with pytest.raises(CollectionError, match=sentence) as found:
+                material.bring(db, store, s3_settings, folder, tmp_path / "data")
+            assert found.value.permanent
+
+    def test_its_own_split_may_have_all_of_it_and_nothing_is_hashed_twice(
+        self, store: Storage, s3_settings: Settings, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = photographs(tmp_path / "faces", ("ann", "test", b"held out"), ("bob", "train", b"learnt"), ("cid", "val", b"other"))
+        hashed: list[str] = []
+        sha256 = holdout.sha256
+
+        def counted(path: Path) -> str:
+            hashed.append(path.name)
+            return sha256(path)
+
+        monkeypatch.setattr(holdout, "sha256", counted)
+
+        for _ in range(2):
+            assert material.bring(db, store, s3_settings, folder, tmp_path / "data").faces == Path(folder)
+        assert hashed == ["1.jpg", "2.jpg"]
+
+        (tmp_path / "faces/2.jpg").write_bytes(b"held out")
+        with pytest.raises(CollectionError, match=r"such as 2\.jpg"):
+            material.bring(db, store, s3_settings, folder, tmp_path / "data")
+        assert hashed == ["1.jpg", "2.jpg", "2.jpg"]
+
+    @pytest.mark.parametrize(
+        ("rows", "said"),
+        [
+            (["real/1.jpg,real,ben,train", "fake/2.jpg,fake,ben+cid,train"], "1 picture of the hold-out, such as 2.jpg"),
+            (["real/1.jpg,real,ben,val", "fake/3.jpg,fake,ben+ann,val"], "1 person of the hold-out, such as ann"),
+            (["real/1.jpg,real,ben,train", "fake/2.jpg,fake,ann+cid,test"], ""),
+        ],
+    )
+    def test_a_manifest_in_s3_with_somebody_of_it_is_refused(
+        self, rows: list[str], said: str, store: Storage, s3_settings: Settings, db: Database, tmp_path: Path, growing: OnDisk
+    ) -> None:
+        store.put(s3_settings.inbox_bucket, "set/m.csv", "\n".join(["path,label,identity,split", *rows]).encode(), "text/plain")
+        put(store, s3_settings, set__real__1_dot_jpg=b"one", set__fake__2_dot_jpg=b"held out", set__fake__3_dot_jpg=b"three")
+        dataset = f"s3://{s3_settings.inbox_bucket}/set/m.csv"
+        if not said:
+            assert material.bring(db, store, s3_settings, dataset, tmp_path / "data").data == tmp_path / "data/m.csv"
+            return
+        with pytest.raises(CollectionError, match=said) as found:
+            material.bring(db, store, s3_settings, dataset, tmp_path / "data")
+        assert found.value.permanent
+        assert dataset in str(found.value)
+
+    def test_the_fakes_beside_the_photographs_and_single_frames_count_as_well(
+        self, store: Storage, s3_settings: Settings, db: Database, tmp_path: Path
+    ) -> None:
+        folder = Path(photographs(tmp_path / "faces", ("bob", "train", b"learnt")))
+        (folder / "frames").mkdir()
+        (folder / "frames/0001.jpg").write_bytes(b"a frame")
+        (folder / "frames/0002.jpg").write_bytes(b"held out")
+        (folder / "data.jsonl").write_text('{"path": "frames", "label": "fake", "identity": "cid", "split": "train"}\n')
+        with pytest.raises(CollectionError, match=r"1 picture of the hold-out, such as 0002\.jpg"):
+            material.bring(db, store, s3_settings, str(folder), tmp_path / "data")
+
+    def test_a_picture_that_is_missing_is_said(self, store: Storage, s3_settings: Settings, db: Database, tmp_path: Path) -> None:
+        folder = Path(photographs(tmp_path / "faces", ("bob", "train", b"learnt")))
+        (folder / "0.jpg").unlink()
+        with pytest.raises(CollectionError, match=r"0\.jpg, which does not exist") as found:
+            material.bring(db, store, s3_settings, str(folder), tmp_path / "data")
+        assert found.value.permanent
 
 
 class TestKeeping:

@@ -25,6 +25,7 @@ from pipeline.tables.training import CardLeaseRow, TrainingRow
 from pipeline.training import checkpoint
 from tests.fixtures.gaudi import BIN, machine
 from tests.fixtures.trainings import asked, claimed, told_events
+from webhooks.dashboard.trainings import said
 from workers import material, train, upkeep
 from workers.course import NICE, Course
 
@@ -145,6 +146,20 @@ def test_a_trainer_that_says_nothing_is_ended_and_its_card_is_free(db: Database,
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     cards.release(db, cards.acquire(db, cards.group("cpu", "0"), holder="me", training="t", lease_s=5, locks=settings.cards_dir))
+
+
+def test_a_trainer_that_says_what_it_prepares_is_alive(db: Database, trainer: Trainer, faces: str) -> None:
+    said_so = """echo '{"event": "preparing", "what": "hashes", "done": 5}' >> progress.jsonl; sleep .5"""
+    step = """echo '{"event": "step", "stage": 0, "step": 3, "steps": 4, "seconds": 1}' >> progress.jsonl"""
+    script = f"{step}; for k in 1 2 3 4 5 6 7 8 9 10 11 12; do {said_so}; done; echo Prepared. >&2; exit 2"
+    training_id = asked(db, dataset=faces)
+
+    assert train.run(db, trainer(script, train_stall_s=5.0), training_id) is Status.FAILED
+
+    row = row_of(db, training_id)
+    assert row.reason == "Prepared."
+    assert (said(row)["share"], row.progress["event"]) == (0.75, "step"), "the page goes on to show what there was"
+    assert [point["event"] for point in classroom.curve(db, training_id)] == ["step"]
 
 
 def test_a_worker_that_is_ending_begins_nothing(db: Database, trainer: Trainer, faces: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.training import checkpoint, feeding, fit
+from pipeline.training import checkpoint, crops, feeding, fit
 from pipeline.training.averaging import Average
 from pipeline.training.checkpoint import CheckpointError, Progress
 from pipeline.training.errors import TrainingError
@@ -314,19 +316,67 @@ def test_lines_of_progress_are_appended_to_a_file(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in (tmp_path / "progress.jsonl").read_text().splitlines()] == [0, 1]
 
 
-def test_other_peoples_fakes_are_mixed_in(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def others(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two reals and two fakes of others, all to train on."""
     for k, side in enumerate(("real", "real", "fake", "fake")):
         place = tmp_path / "data" / side
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{k}.png").write_bytes((people / f"{k}.png").read_bytes())
     monkeypatch.setattr(feeding.datasets, "split_by_identity", lambda records, seed: [replace(r, split="train") for r in records])
+    return tmp_path / "data"
+
+
+def test_whatever_takes_long_before_the_first_step_is_told(
+    people: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*_: Any, **__: Any) -> None:
+        raise TrainingError("all is prepared")
+
+    monkeypatch.setattr(fit, "SAY_S", 0.0)
+    monkeypatch.setattr(fit.devices, "check", lambda *_, **__: None)
+    monkeypatch.setattr(fit.devices, "begin", begin)
+    told = tmp_path / "progress.jsonl"
+    words = ["--faces", str(people), "--data", str(others), "--out", str(tmp_path / "out"), "--progress", str(told), "--steps", "1"]
+
+    with pytest.raises(TrainingError, match="all is prepared"):
+        fit.train(fit.parse(words), threading.Event())
+
+    lines = [json.loads(line) for line in told.read_text().splitlines()]
+    assert {line["event"] for line in lines} == {"preparing"}
+    assert Counter(line["what"] for line in lines) == {"faces": 4, "hashes": 4, "crops": 4}
+    assert lines[-1]["done"] == 4
+    made = feeding.Made(
+        people,
+        tmp_path / "out/faces.npz",
+        seed=3,
+        recipe=Recipe(size=48, smallest=32),
+        pairs=4,
+        data=others,
+        cache=tmp_path / "out/crops",
+        records=feeding.training_records(others),
+    )
+    monkeypatch.setattr(feeding, "training_records", lambda data: pytest.fail("they were hashed again"))
+    monkeypatch.setattr(crops, "cut_record", lambda *_, **__: pytest.fail("they were cut again"))
+    assert made.batch(0).crops.shape == (8, 48, 48, 3)
+
+
+def test_of_what_is_gone_through_only_so_much_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, told = [0.0], list[dict[str, Any]]()
+    monkeypatch.setattr(fit.time, "monotonic", lambda: now[0])
+    for number in fit.Preparing(told.append, "faces")(range(100)):
+        now[0] = float(number)
+    assert [line["done"] for line in told] == list(range(1, 101, 5))
+
+
+def test_other_peoples_fakes_are_mixed_in(people: Path, others: Path, tmp_path: Path) -> None:
     made = feeding.Made(
         people,
         tmp_path / "facts.npz",
         seed=3,
         recipe=Recipe(size=48, smallest=32),
         pairs=4,
-        data=tmp_path / "data",
+        data=others,
         share=0.5,
         cache=tmp_path / "cache",
     )
@@ -346,7 +396,7 @@ def test_the_command_trains_the_real_network_and_resumes_after_sigterm(people: P
     first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert first.stdout is not None
     said = (json.loads(line) for line in first.stdout)
-    line = next(line for line in said if line["event"] != "device")
+    line = next(line for line in said if line["event"] not in ("preparing", "device"))
     first.send_signal(signal.SIGTERM)
     first.communicate()
     assert line["event"] in ("step", "look")
