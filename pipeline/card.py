@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.jobs import Verdict
+
 CARD = "card.json"
 MAX_CARD_BYTES = 1_000_000
 
@@ -46,6 +48,12 @@ class Thresholds(BaseModel):
         if self.authentic_below > self.manipulated_from:
             raise ValueError("authentic_below must not exceed manipulated_from")
         return self
+
+    def verdict(self, score: float) -> Verdict:
+        """What they make of a score, 0 to 1."""
+        if score >= self.manipulated_from:
+            return Verdict.MANIPULATED
+        return Verdict.AUTHENTIC if score < self.authentic_below else Verdict.UNCERTAIN
 
 
 class Metrics(BaseModel):

@@ -59,9 +59,7 @@ class Classifier:
 
     def verdict(self, score: float) -> Verdict:
         """What the card's thresholds make of a score."""
-        if score >= self.card.thresholds.manipulated_from:
-            return Verdict.MANIPULATED
-        return Verdict.AUTHENTIC if score < self.card.thresholds.authentic_below else Verdict.UNCERTAIN
+        return self.card.thresholds.verdict(score)
 
 
 def probability(logit: float, temperature: float) -> float:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from pipeline.database import Database
 from pipeline.jobs import Status
 from pipeline.tables.training import TrainingHistoryRow, TrainingProgressRow, TrainingRow
+from pipeline.trainings import Claim
 
 STATUSES = (Status.QUEUED, Status.RUNNING, Status.DONE, Status.FAILED, Status.CANCELLED)
 MAX_POINTS = 400
@@ -18,6 +20,12 @@ def one(db: Database, training_id: str) -> TrainingRow | None:
     """The training, or None if there is none of that id. The row is detached: read it, don't change it."""
     with db.read() as session:
         return session.get(TrainingRow, training_id)
+
+
+def held(session: Session, claim: Claim) -> bool:
+    """Whether a claim still stands, which cannot change before the end of the transaction."""
+    row = session.get(TrainingRow, claim.training_id, with_for_update=True)
+    return row is not None and (row.status, row.fence) == (Status.RUNNING.value, claim.fence)
 
 
 def page(

@@ -26,7 +26,7 @@ from pipeline.jobs import Box, Pixels
 from pipeline.png import encode
 from pipeline.settings import Settings
 from pipeline.storage import SourceGone, Storage, StorageError
-from pipeline.tables.learning import CollectionRow, FaceLabelRow, ItemRow, PinRow
+from pipeline.tables.learning import CollectionRow, FaceLabelRow, ItemRow
 
 DEFAULT = "default"
 LEAST = 20
@@ -61,16 +61,6 @@ class OnDisk:
     data: Path | None
 
 
-@dataclass(frozen=True)
-class Pin:
-    """A face whose verdict is pinned: `picture` is its file here."""
-
-    sha256: str
-    verdict: str
-    what: str
-    picture: Path
-
-
 def add(
     db: Database,
     store: Storage,
@@ -93,7 +83,7 @@ def add(
     _must_not_cross(before.values(), records)
     for record in watch(records):
         if record.sha256 not in before:
-            _keep(store, settings, record.path.read_bytes(), record.path.suffix.lower())
+            keep(store, settings, record.path.read_bytes(), record.path.suffix.lower())
     added: Counter[str] = Counter()
     with db.write() as session:
         at = session.execute(select(now())).scalar_one()
@@ -182,7 +172,7 @@ def _cut(db: Database, store: Storage, settings: Settings, job_id: str, face: in
         raise SourceGone("The job is no longer there.")
     data = store.fetch(job.bucket, job.key, version_id=job.version_id, etag=job.etag, max_bytes=settings.max_image_bytes)
     pixels = images.read(data, Limits.of(settings)).pixels
-    kept = _keep(store, settings, encode(surroundings(pixels, Box(found.x, found.y, found.w, found.h)), 6), ".png")
+    kept = keep(store, settings, encode(surroundings(pixels, Box(found.x, found.y, found.w, found.h)), 6), ".png")
     return kept, hashlib.sha256(data).hexdigest()
 
 
@@ -229,54 +219,6 @@ def _take(session: Session, settings: Settings, row: FaceLabelRow, cut: tuple[st
     )
 
 
-# -- the pinned verdicts
-
-
-def pin(db: Database, store: Storage, settings: Settings, pixels: Pixels, verdict: str, *, what: str, actor: str) -> str:
-    """Pin the verdict on the largest face of a picture: no new model may change it unless a person agrees. Returns its hash."""
-    if verdict not in ("manipulated", "uncertain", "authentic"):
-        raise CollectionError(f"{verdict!r} is no verdict that can be pinned: it is manipulated, uncertain or authentic.")
-    kept = _keep(store, settings, encode(pixels, 6), ".png")
-    with db.write() as session:
-        at = session.execute(select(now())).scalar_one()
-        session.merge(PinRow(sha256=kept, suffix=".png", verdict=verdict, what=what, actor=actor, created_at=at))
-        audit.note(session, actor, "verdict.pin", kept, verdict=verdict, what=what)
-    return kept
-
-
-def pin_face(db: Database, store: Storage, settings: Settings, job_id: str, face: int, *, actor: str) -> str:
-    """Pin the verdict that a face of a job was given. Raises CollectionError where it has none, SourceGone, StorageError."""
-    with db.read() as session:
-        job, found = session.get(JobRow, job_id), session.get(FaceRow, (job_id, face))
-    if job is None or found is None or found.score is None:
-        raise CollectionError("There is no such face, or it was not judged.")
-    data = store.fetch(job.bucket, job.key, version_id=job.version_id, etag=job.etag, max_bytes=settings.max_image_bytes)
-    pixels = surroundings(images.read(data, Limits.of(settings)).pixels, Box(found.x, found.y, found.w, found.h))
-    return pin(db, store, settings, pixels, str(found.verdict), what=f"{job.key}, face {face + 1}", actor=actor)
-
-
-def unpin(db: Database, sha256: str, *, actor: str) -> None:
-    """Let a verdict change again. Raises CollectionError where it is not pinned."""
-    with db.write() as session:
-        row = session.get(PinRow, sha256)
-        if row is None:
-            raise CollectionError("No verdict is pinned under that hash.")
-        audit.note(session, actor, "verdict.unpin", sha256, verdict=row.verdict, what=row.what)
-        session.delete(row)
-
-
-def pins(db: Database) -> list[PinRow]:
-    """Every pinned verdict, oldest first."""
-    with db.read() as session:
-        return list(session.scalars(select(PinRow).order_by(PinRow.created_at, PinRow.sha256)))
-
-
-def pinned(db: Database, store: Storage, settings: Settings) -> list[Pin]:
-    """Every pinned verdict with its picture here. Raises StorageError."""
-    found = pins(db)
-    return [Pin(row.sha256, row.verdict, row.what, _picture(store, settings, row.sha256, row.suffix)) for row in found]
-
-
 # -- files
 
 
@@ -292,7 +234,8 @@ def _name(sha256: str, suffix: str) -> str:
     return f"pictures/{sha256[:2]}/{sha256}{suffix}"
 
 
-def _keep(store: Storage, settings: Settings, data: bytes, suffix: str) -> str:
+def keep(store: Storage, settings: Settings, data: bytes, suffix: str) -> str:
+    """Store a picture under its hash, unless it is there; returns the hash. Raises StorageError."""
     sha256 = hashlib.sha256(data).hexdigest()
     key = f"datasets/{_name(sha256, suffix)}"
     try:
@@ -304,7 +247,8 @@ def _keep(store: Storage, settings: Settings, data: bytes, suffix: str) -> str:
     return sha256
 
 
-def _picture(store: Storage, settings: Settings, sha256: str, suffix: str) -> Path:
+def picture(store: Storage, settings: Settings, sha256: str, suffix: str) -> Path:
+    """A stored picture as a file here. Raises CollectionError where it is not what was stored, StorageError."""
     path = _place(settings) / _name(sha256, suffix)
     if not path.exists():
         data = store.fetch(settings.models_bucket, f"datasets/{_name(sha256, suffix)}", max_bytes=MAX_BYTES)
@@ -325,8 +269,8 @@ def _brought(store: Storage, settings: Settings, sha256: str) -> OnDisk:
     folder = _place(settings) / sha256
     folder.mkdir(parents=True, exist_ok=True)
     for line in lines:
-        picture = _picture(store, settings, line["sha256"], line["suffix"])
-        line["path"] = f"../{picture.relative_to(_place(settings))}"
+        found = picture(store, settings, line["sha256"], line["suffix"])
+        line["path"] = f"../{found.relative_to(_place(settings))}"
     _write_faces(folder / "faces.csv", [line for line in lines if line["label"] == "real" and line["split"] in ("train", "val", "test")])
     labelled = [line for line in lines if line["labelled"] or line["label"] == "fake"]
     sides = Counter(line["label"] for line in labelled if line["split"] == "train")

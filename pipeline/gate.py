@@ -3,7 +3,7 @@
 Five things have to hold, all measured on the hold-out of the default data set, candidate and champion on the same crops: its AUC is
 not lower, its true positives at 1 % false positives not beyond chance, and both even at worst (the lower end of the interval) not by
 more than a margin; its calibration error is under a limit; no group of people is called manipulated much more often than everybody;
-and no pinned verdict flips. The last one a person may overrule, which the others need not wait for.
+and no pinned verdict flips that the champion holds. The last one a person may overrule, which the others need not wait for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from pipeline import audit, collections, outbox, registry, shadow
+from pipeline import audit, collections, outbox, pins, registry, shadow
 from pipeline.card import Card, ModelError
 from pipeline.classification import Classifier, load
 from pipeline.collections import CollectionError
@@ -85,11 +85,19 @@ class Decision:
         return tuple(check.sentence for check in self.checks if not check.passed)
 
 
-def consider(db: Database, store: Storage, settings: Settings, folder: Path, *, training_id: str) -> Decision:
+Provided = Callable[[Session], None]
+"""Called within the transaction that records a decision, and promotes; may raise to keep it from happening."""
+
+
+def always(session: Session) -> None:
+    """Nothing keeps a decision from being recorded."""
+
+
+def consider(db: Database, store: Storage, settings: Settings, folder: Path, *, training_id: str, provided: Provided = always) -> Decision:
     """Publish the version in `folder` as the candidate, measure it against the champion on the hold-out, and decide.
 
     Doing it again for a version that was decided on gives the same decision. Raises ModelError for a folder that is no
-    version, GateError, StorageError.
+    version, GateError, StorageError, and what `provided` raises: then nothing is decided, and nothing promoted.
     """
     card = registry.publish(db, store, settings, folder)
     if (before := _decided(db, card.name, card.version)) is not None:
@@ -97,7 +105,7 @@ def consider(db: Database, store: Storage, settings: Settings, folder: Path, *, 
     champion = _champion(db)
     if champion == (card.name, card.version):
         checks = [Check("champion", True, "It is champion already: somebody promoted it before it was measured.")]
-        return _recorded(db, store, settings, card, champion, checks, Outcome.PROMOTED, training_id=training_id)
+        return _recorded(db, store, settings, card, champion, checks, Outcome.PROMOTED, training_id=training_id, provided=provided)
     registry.nominate(db, card.name, card.version)
     candidate = _loaded(db, store, settings, (card.name, card.version))
     reigning = None if champion is None else _loaded(db, store, settings, champion)
@@ -107,8 +115,8 @@ def consider(db: Database, store: Storage, settings: Settings, folder: Path, *, 
         if not error.permanent:
             raise GateError(str(error), permanent=False) from error
         checks = [Check("hold-out", False, f"It could not be measured, so a person has to decide: {error}")]
-        return _recorded(db, store, settings, card, champion, checks, Outcome.WAITING, training_id=training_id)
-    return _measured(db, store, settings, candidate, reigning, dataset, training_id)
+        return _recorded(db, store, settings, card, champion, checks, Outcome.WAITING, training_id=training_id, provided=provided)
+    return _measured(db, store, settings, candidate, reigning, dataset, training_id, provided)
 
 
 def _measured(
@@ -119,6 +127,7 @@ def _measured(
     champion: Classifier | None,
     dataset: collections.OnDisk,
     training_id: str,
+    provided: Provided,
 ) -> Decision:
     from pipeline.training import trial, trial_picture
 
@@ -128,7 +137,7 @@ def _measured(
     if len(holdout.names) < LEAST_PEOPLE:
         said = f"The hold-out has {len(holdout.names)} people, and at least {LEAST_PEOPLE} are needed: a person has to decide."
         checks = [Check("hold-out", False, said)]
-        return _recorded(db, store, settings, candidate.card, named, checks, Outcome.WAITING, training_id=training_id)
+        return _recorded(db, store, settings, candidate.card, named, checks, Outcome.WAITING, training_id=training_id, provided=provided)
     theirs = None if champion is None else trial.measured(champion, dataset.faces, **how)[0]
     found = trial.compare(
         (mine, candidate.card.thresholds.manipulated_from),
@@ -137,14 +146,14 @@ def _measured(
         seed=SEED,
     )
     _keep_references(db, settings, dataset, {candidate: mine.reals, **({champion: theirs.reals} if champion and theirs else {})})
-    checks = [*judged(found, settings), _pins(db, store, settings, candidate)]
+    checks = [*judged(found, settings), _pins(pins.compare(db, store, settings, candidate, champion))]
     outcome = decided(checks, promotes=settings.gate_promotes)
     picture = trial_picture.draw(
         found,
         title=f"{candidate.card.name} {candidate.card.version} against {'nobody' if named is None else named[1]}",
         verdict={Outcome.PROMOTED: "passed", Outcome.WAITING: "waits for a person", Outcome.REFUSED: "refused"}[outcome],
         sentences=[(check.passed, check.sentence) for check in checks],
-        margins=(settings.gate_auc_margin, settings.gate_tpr_margin),
+        margins=(settings.gate_auc_margin, tpr_margin(found, settings)),
         group_limit=_group_limit(found, settings),
         names=(f"candidate {candidate.card.version}", "no champion" if named is None else f"champion {named[1]}"),
     )
@@ -158,6 +167,7 @@ def _measured(
         checks,
         outcome,
         training_id=training_id,
+        provided=provided,
         picture=picture,
         figures=figures,
         dataset=dataset.sha256,
@@ -181,7 +191,7 @@ def judged(found: Trial, settings: Settings) -> list[Check]:
     )
     return [
         _not_lower("auc", "The mean AUC", found.auc, settings.gate_auc_margin, "{:.3f}".format),
-        _not_lower("tpr", "The share of fakes found at 1 % false positives", found.tpr, settings.gate_tpr_margin, _percent, slack=True),
+        _not_lower("tpr", "The share of fakes found at 1 % false positives", found.tpr, tpr_margin(found, settings), _percent, slack=True),
         Check(
             "ece",
             ece <= settings.gate_max_ece,
@@ -189,6 +199,12 @@ def judged(found: Trial, settings: Settings) -> list[Check]:
         ),
         Check("groups", not beyond, groups),
     ]
+
+
+def tpr_margin(found: Trial, settings: Settings) -> float:
+    """How far the share of fakes found may lie below the champion's at worst: never by more than half of that."""
+    champion = found.tpr.champion
+    return settings.gate_tpr_margin if champion is None else min(settings.gate_tpr_margin, champion / 2)
 
 
 def decided(checks: Sequence[Check], *, promotes: bool) -> Outcome:
@@ -223,39 +239,19 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _pins(db: Database, store: Storage, settings: Settings, candidate: Classifier) -> Check:
-    from pipeline.training import trial
-
-    pinned = collections.pinned(db, store, settings)
-    if not pinned:
+def _pins(found: pins.Standing) -> Check:
+    if not found.pinned:
         return Check("pinned", True, "No verdict is pinned.")
-    limits = Limits.of(settings)
-    found = trial.verdicts(candidate, [one.picture for one in pinned], limits=limits, cut=_cut(settings, candidate.card))
-    flipped = [
-        f"{one.what} ({one.verdict} becomes {'no face' if now_is is None else f'{now_is[1]}, {now_is[0]:.2f}'})"
-        for one, now_is in zip(pinned, found, strict=True)
-        if now_is is None or now_is[1] != one.verdict
-    ]
-    if not flipped:
-        return Check(
-            "pinned", True, f"{'All' if len(pinned) > 1 else 'The'} {len(pinned)} pinned verdict{'s' * (len(pinned) > 1)} stay as they are."
-        )
-    rest = f" and {len(flipped) - 5} more" if len(flipped) > 5 else ""
-    said = f"{len(flipped)} of {len(pinned)} pinned verdicts would flip, which a person has to approve: "
-    return Check("pinned", False, said + "; ".join(flipped[:5]) + rest + ".")
+    lost = f" {len(found.lost)} of {found.pinned} pinned verdicts are held by neither model: {_some(found.lost)}." if found.lost else ""
+    if found.flipped:
+        said = f"{len(found.flipped)} of {found.pinned} pinned verdicts would flip, which a person has to approve: {_some(found.flipped)}."
+        return Check("pinned", False, said + lost)
+    kept = found.pinned - len(found.lost)
+    return Check("pinned", True, f"{kept} of {found.pinned} pinned verdicts stay as they are, and none flips.{lost}")
 
 
-def _cut(settings: Settings, card: Card) -> Any:
-    from pipeline.training.crops import Cut
-
-    return Cut(
-        size=card.input_size,
-        margin=card.margin,
-        detector=settings.detector,
-        min_detection=settings.min_detection,
-        min_face_px=settings.min_face_px,
-        min_blur=settings.min_blur,
-    )
+def _some(words: Sequence[str]) -> str:
+    return "; ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
 
 
 # -- what is remembered
@@ -271,6 +267,7 @@ def _recorded(
     outcome: Outcome,
     *,
     training_id: str,
+    provided: Provided = always,
     picture: bytes = b"",
     figures: Mapping[str, Any] | None = None,
     dataset: str = "",
@@ -283,11 +280,12 @@ def _recorded(
     # champion and decision in one transaction: whoever dies here has done neither, or both
     try:
         with db.write() as session:
+            provided(session)
             session.get(ModelRow, (card.name, card.version), with_for_update=True)
             if (before := _latest(session, card.name, card.version)) is not None:  # by another worker meanwhile
                 return _of(before)
             if outcome is Outcome.PROMOTED:
-                _take_over(session, card, champion)
+                _take_over(session, settings, card, champion)
             at = session.execute(select(now())).scalar_one()
             session.add(
                 DecisionRow(
@@ -317,9 +315,9 @@ def _recorded(
     return decision
 
 
-def _take_over(session: Session, card: Card, champion: tuple[str, str] | None) -> None:
+def _take_over(session: Session, settings: Settings, card: Card, champion: tuple[str, str] | None) -> None:
     """Promote over the champion that it was compared with, and over nobody else."""
-    if not registry.promoted(session, card.name, card.version, over=champion, replace=champion is not None, actor="system"):
+    if not registry.promoted(session, settings, card.name, card.version, over=champion, replace=champion is not None, actor="system"):
         raise GateError(f"There is a champion by now, which {card.name} {card.version} was not compared with.", permanent=False)
 
 
@@ -354,15 +352,18 @@ def decisions(db: Database, *, limit: int = 100) -> list[DecisionRow]:
         return list(session.scalars(select(DecisionRow).order_by(DecisionRow.created_at.desc(), DecisionRow.id.desc()).limit(limit)))
 
 
-def approve(db: Database, name: str, version: str, *, actor: str) -> None:
-    """Promote a candidate that waits for a person. Raises GateError if it does not wait, ModelError if the champion is another by now."""
+def approve(db: Database, settings: Settings, name: str, version: str, *, actor: str) -> None:
+    """Promote a candidate that waits for a person.
+
+    Raises GateError if it does not wait, ModelError if the champion is another by now, or the candidate is not signed here.
+    """
     with db.write() as session:
         row = _latest(session, name, version, lock=True)
         if row is None or row.outcome != Outcome.WAITING.value or row.settled_at is not None:
             raise GateError(f"{name} {version} does not wait for anybody's approval: `unmask models list` shows what does.")
         over = None if row.champion_name is None or row.champion_version is None else (row.champion_name, row.champion_version)
         audit.note(session, actor, "model.approve", f"{name} {version}", decision=row.id)
-        registry.promoted(session, name, version, over=over)
+        registry.promoted(session, settings, name, version, over=over)
         row.settled_by, row.settled_at = actor, session.execute(select(now())).scalar_one()
     shadow.end(db, name, version, actor=actor)
 
@@ -388,7 +389,7 @@ def _keep_references(db: Database, settings: Settings, dataset: collections.OnDi
             known = session.get(ReferenceRow, (card.name, card.version))
             if known is not None and known.dataset == dataset.sha256:
                 continue
-        quality = trial.quality(dataset.faces, limits=Limits.of(settings), cut=_cut(settings, card))
+        quality = trial.quality(dataset.faces, limits=Limits.of(settings), cut=trial.cut(settings, card))
         with db.write() as session:
             at = session.execute(select(now())).scalar_one()
             samples = {"score": [round(float(value), 5) for value in found], **quality}

@@ -137,7 +137,7 @@ def install_starter(database: Database, storage: Storage, settings: Settings) ->
     if not folders:
         raise ModelError("This installation ships no model: publish one with `unmask models publish` and `unmask models promote` it.")
     starter = publish(database, storage, settings, folders[-1])
-    _promote(database, starter.name, starter.version, replace=False)
+    _promote(database, settings, starter.name, starter.version, replace=False)
     return card(database, *champion(database))
 
 
@@ -242,36 +242,45 @@ def nominate(database: Database, name: str, version: str) -> None:
         session.merge(AliasRow(alias=CANDIDATE, name=name, version=version, changed_at=at))
 
 
-def promote(database: Database, name: str, version: str, *, over: tuple[str, str] | None = None, actor: str = "") -> None:
+def promote(
+    database: Database, settings: Settings, name: str, version: str, *, over: tuple[str, str] | None = None, actor: str = ""
+) -> None:
     """Make a published version the champion and announce `model.promoted`; nothing happens if it is that already.
 
     `over`: only if this one is still the champion. `actor`: who says so, for the audit. Raises ModelError for a version that is
-    unknown or not signed, and, not permanent, where another than `over` is champion by now.
+    unknown or not signed by this installation, and, not permanent, where another than `over` is champion by now.
     """
-    _promote(database, name, version, replace=True, over=over, actor=actor)
+    _promote(database, settings, name, version, replace=True, over=over, actor=actor)
 
 
-def _promote(database: Database, name: str, version: str, **how: Any) -> None:
+def _promote(database: Database, settings: Settings, name: str, version: str, **how: Any) -> None:
     try:
-        _try_promote(database, name, version, **how)
+        _try_promote(database, settings, name, version, **how)
     except IntegrityError:  # two first promotions at the same moment: now there is a champion whose row can be locked
-        _try_promote(database, name, version, **how)
+        _try_promote(database, settings, name, version, **how)
 
 
-def _try_promote(database: Database, name: str, version: str, **how: Any) -> None:
+def _try_promote(database: Database, settings: Settings, name: str, version: str, **how: Any) -> None:
     with database.write() as session:
-        promoted(session, name, version, **how)
+        promoted(session, settings, name, version, **how)
 
 
 def promoted(
-    session: Session, name: str, version: str, *, replace: bool = True, over: tuple[str, str] | None = None, actor: str = ""
+    session: Session,
+    settings: Settings,
+    name: str,
+    version: str,
+    *,
+    replace: bool = True,
+    over: tuple[str, str] | None = None,
+    actor: str = "",
 ) -> bool:
     """Promote within a transaction of the caller's; returns whether it is champion now: without `replace` another one stays.
 
     Raises ModelError as `promote` does, and IntegrityError where two are the first champion at the same moment.
     """
-    if not _row(session, name, version).signature:
-        raise ModelError(f"{name} {version} has no signature, and no worker would use it: `unmask models sign {version}` first.")
+    row = _row(session, name, version)
+    signing.check_before_use(settings, name, version, hashes(row.files), row.signature)
     if actor:
         audit.note(session, actor, "model.promote", f"{name} {version}")
     alias = session.get(AliasRow, CHAMPION, with_for_update=True)
@@ -292,18 +301,19 @@ def promoted(
     return True
 
 
-def rollback(database: Database, *, actor: str = "") -> tuple[str, str]:
+def rollback(database: Database, settings: Settings, *, actor: str = "") -> tuple[str, str]:
     """Make the former champion champion again and announce `model.rolled_back`; returns its name and version.
 
-    `actor`: who says so, for the audit.
-
-    A second rollback returns to where the first one started. Raises ModelError if there was no other champion before.
+    `actor`: who says so, for the audit. A second rollback returns to where the first one started. Raises ModelError if there was no
+    other champion before, or it is not signed by this installation.
     """
     with database.write() as session:
         alias = session.get(AliasRow, CHAMPION, with_for_update=True)
         if alias is None or alias.previous_name is None or alias.previous_version is None:
             raise ModelError("There is no earlier champion to roll back to.")
         name, version = alias.previous_name, alias.previous_version
+        row = _row(session, name, version)
+        signing.check_before_use(settings, name, version, hashes(row.files), row.signature)
         if actor:
             audit.note(session, actor, "model.rollback", f"{name} {version}")
         _change(session, alias, name, version, session.execute(select(now())).scalar_one(), "model.rolled_back")

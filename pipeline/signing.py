@@ -29,16 +29,30 @@ def sign(settings: Settings, name: str, version: str, files: Mapping[str, str]) 
     return _signature(_key(settings, make=True), name, version, files)
 
 
+def valid(settings: Settings, name: str, version: str, files: Mapping[str, str], signature: str | None) -> bool:
+    """Whether this installation signed exactly these files under this name and version. Raises ModelError where its key is not here."""
+    if not signature:
+        return False
+    return hmac.compare_digest(signature.encode(), _signature(_key(settings, make=False), name, version, files).encode())
+
+
 def check(settings: Settings, name: str, version: str, files: Mapping[str, str], signature: str | None) -> None:
     """Raise ModelError unless this installation signed exactly these files under this name and version."""
     what = f"The model {name} {version}"
     if not signature:
         raise ModelError(f"{what} is not signed, and is not used: `unmask models sign {version}` signs what you trust.")
-    if not hmac.compare_digest(signature, _signature(_key(settings, make=False), name, version, files)):
+    if not valid(settings, name, version, files, signature):
         raise ModelError(
             f"{what} is not used: its signature is not this installation's. It was altered in the registry, or UNMASK_SECRET_KEY "
             f"has changed; then `unmask models sign {version}` signs what you trust."
         )
+
+
+def check_before_use(settings: Settings, name: str, version: str, files: Mapping[str, str], signature: str | None) -> None:
+    """Raise ModelError for a version that every worker would refuse: it must not become champion, for a fresh worker has no other."""
+    if not valid(settings, name, version, files, signature):
+        what = "has a signature that is not this installation's" if signature else "has no signature"
+        raise ModelError(f"{name} {version} {what}, and no worker would use it: `unmask models sign {version}` first.")
 
 
 def _signature(key: bytes, name: str, version: str, files: Mapping[str, str]) -> str:

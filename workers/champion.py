@@ -43,7 +43,8 @@ class Champion:
         self._name: tuple[str, str] | None = None
         self._card: Card | None = None
         self._loaded: tuple[tuple[str, str], Classifier] | None = None
-        self._not_before = 0.0
+        self._failed: tuple[tuple[str, str], float] | None = None
+        """Which champion could not be loaded, and when to try it again; no other one waits."""
 
     def card(self) -> Card:
         """Its card. Raises ModelError while there is no champion."""
@@ -60,7 +61,7 @@ class Champion:
             if self._loaded is None:
                 raise
             return self._loaded[1]
-        if self._loaded is not None and (self._loaded[0] == name or self._clock() < self._not_before):
+        if self._loaded is not None and (self._loaded[0] == name or self._waits(name)):
             return self._loaded[1]
         try:
             fresh = self._fetched(name)
@@ -72,11 +73,14 @@ class Champion:
                     raise
                 self._loaded = (before, self._fetched(before))
             log.error("The champion %s %s cannot be used, %s %s goes on: %s", *name, *self._loaded[0], error)
-            self._not_before = self._clock() + AGAIN_S
+            self._failed = (name, self._clock() + AGAIN_S)
             return self._loaded[1]
         log.info("The champion is %s %s, in %s.", *name, fresh.precision)
-        self._loaded, self._not_before = (name, fresh), 0.0
+        self._loaded, self._failed = (name, fresh), None
         return fresh
+
+    def _waits(self, name: tuple[str, str]) -> bool:
+        return self._failed is not None and self._failed[0] == name and self._clock() < self._failed[1]
 
     def _fetched(self, name: tuple[str, str]) -> Classifier:
         folder = registry.fetch(self._db, storage(self._settings), self._settings, *name)

@@ -25,7 +25,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from pipeline import cards, gate, options, registry, trainings
+from pipeline import cards, classroom, gate, options, registry, trainings
 from pipeline.cards import CardLease
 from pipeline.database import Database
 from pipeline.settings import Settings
@@ -268,7 +268,9 @@ class Course:
         self._hold.check()
         version = version_of(self._claim)
         folder = self.folder / "versions" / NAME / version
-        decision = gate.consider(self._db, self._storage, self._settings, folder, training_id=self._claim.training_id)
+        decision = gate.consider(
+            self._db, self._storage, self._settings, folder, training_id=self._claim.training_id, provided=self._still_ours
+        )
         said = json.loads(json.dumps(asdict(decision), default=str))
         said["outcome"] = decision.outcome.value
         if not trainings.finish(self._db, self._claim, name=decision.name, version=decision.version, decision=said):
@@ -276,6 +278,12 @@ class Course:
             self._hold.check()
         keeping.forget(self._storage, self._settings, self._claim.training_id)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _still_ours(self, session: Session) -> None:
+        """Measuring takes minutes: who has lost the training meanwhile promotes nothing."""
+        if not classroom.held(session, self._claim):
+            self._hold.lost.set()
+            self._hold.check()
 
     # -- storing
 

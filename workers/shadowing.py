@@ -50,7 +50,8 @@ class Shadow:
         self._checked = -CHECK_S
         self._current: Shadowing | None = None
         self._loaded: tuple[str, Classifier] | None = None
-        self._not_before = 0.0
+        self._failed: tuple[str, float] | None = None
+        """What could not be loaded, by the id of its time in the shadow, and when to try it again; nothing else waits."""
         self._jobs: Queue[Job | None] = Queue(MOST_JOBS)
         self._thread: threading.Thread | None = None
         self._making = threading.Lock()
@@ -121,16 +122,16 @@ class Shadow:
     def _classifier(self, current: Shadowing) -> Classifier | None:
         if self._loaded is not None and self._loaded[0] == current.id:
             return self._loaded[1]
-        if self._clock() < self._not_before:
+        if self._failed is not None and self._failed[0] == current.id and self._clock() < self._failed[1]:
             return None
         try:
             folder = registry.fetch(self._db, storage(self._settings), self._settings, current.name, current.version)
             fresh = classification.load(folder, runtime=self._settings.runtime, precision=self._settings.precision, threads=1)
         except ModelError as error:
             log.warning("%s %s cannot be put into the shadow: %s", current.name, current.version, error)
-            self._not_before = self._clock() + AGAIN_S
+            self._failed = (current.id, self._clock() + AGAIN_S)
             return None
-        self._loaded = (current.id, fresh)
+        self._loaded, self._failed = (current.id, fresh), None
         return fresh
 
 

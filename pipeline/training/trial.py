@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.card import Card
 from pipeline.classification import Classifier
 from pipeline.extraction import extract
 from pipeline.images import Limits, read
+from pipeline.settings import Settings
 from pipeline.training import evaluation, metrics, portraits
 from pipeline.training.crops import Cut
 from pipeline.training.evaluation import Scorer
@@ -181,6 +183,18 @@ def _by_group(sides: Sequence[Crops], thresholds: Sequence[float], holdout: Hold
             rates = [float((side.reals[mine] >= at).mean()) for side, at in zip(sides, thresholds, strict=True)]
             found[f"{attribute}: {value}"] = (distinct, *_pair(rates))
     return found
+
+
+def cut(settings: Settings, card: Card) -> Cut:
+    """How serving finds faces, and cuts them for a model."""
+    return Cut(
+        size=card.input_size,
+        margin=card.margin,
+        detector=settings.detector,
+        min_detection=settings.min_detection,
+        min_face_px=settings.min_face_px,
+        min_blur=settings.min_blur,
+    )
 
 
 def quality(faces: Path, *, limits: Limits, cut: Cut) -> dict[str, list[float]]:

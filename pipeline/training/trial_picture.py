@@ -56,7 +56,7 @@ def _differences(axis: Any, trial: Trial, margins: tuple[float, float]) -> None:
     rows.append(("found at 1 % FPR", trial.tpr, margins[1]))
     rows += [(f"AUC, {name.replace('_', ' ')}", found, None) for name, found in trial.per_set.items()]
     for place, (_, found, margin) in enumerate(rows):
-        lower = found.difference < 0 if margin == margins[0] else found.high < 0
+        lower = found.high < 0 if place else found.difference < 0  # only the AUC must not be lower at all
         bad = margin is not None and (lower or found.low < -margin)
         colour = PLAIN if margin is None else WORSE if bad else BETTER
         axis.plot(

@@ -57,7 +57,7 @@ def live(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     for version in ("1", "2"):
         folder = write_model(tmp_path_factory.mktemp("model"), version=version, metrics=METRICS)
         registry.publish(up.db, up.store, up.settings, folder)
-    registry.promote(up.db, "green", "1")
+    registry.promote(up.db, up.settings, "green", "1")
     first, second = photographs(2)
     up.put("people/plain.jpg", first)
     up.put("people/tinted.jpg", green(second))

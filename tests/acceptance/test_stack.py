@@ -177,7 +177,7 @@ def green(data: bytes) -> bytes:
 def install(live: Up, folder: Path) -> None:
     """Make the tests' model champion."""
     registry.publish(live.db, live.store, live.settings, write_model(folder))
-    registry.promote(live.db, "green", "1")
+    registry.promote(live.db, live.settings, "green", "1")
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ class Product:
         self.settings = self._stack.__enter__()
         self.db, self.store = Database(self.settings.database), Storage(self.settings)
         card = registry.publish(self.db, self.store, self.settings, self._model)
-        registry.promote(self.db, card.name, card.version)
+        registry.promote(self.db, self.settings, card.name, card.version)
         return self
 
     def __exit__(self, *exception: object) -> None:

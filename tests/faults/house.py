@@ -177,7 +177,7 @@ class House:
         self.store = Storage(self.settings)
         until(lambda: not free(self.ports["s3"]) and self._stands(), "SeaweedFS' answer", 30)
         registry.publish(self.db, self.store, self.settings, write_model(self.root / "published"))
-        registry.promote(self.db, "green", "1")
+        registry.promote(self.db, self.settings, "green", "1")
         self._receive()
         for name in (*STAGES, "upkeep", "beat", "web"):
             self.keepers[name].start()

@@ -16,6 +16,7 @@ import piexif
 import pytest
 
 from pipeline import inquiry, ledger, registry
+from pipeline.database import ModelRow
 from pipeline.images import encode_png
 from pipeline.jobs import Queue, Stage, Upload
 from pipeline.storage import StorageError
@@ -357,10 +358,23 @@ def test_models_are_listed_promoted_and_rolled_back(web: Web, tmp_path: Path) ->
     assert web.client.post("/v1/models/rollback").get_json() == {"name": "green", "version": "1"}
 
 
+def test_what_no_worker_would_use_is_refused_in_one_sentence(web: Web, tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        registry.publish(web.db, web.store, web.settings, write_model(tmp_path, version=version))  # type: ignore[arg-type]
+        registry.promote(web.db, web.settings, "green", version)
+    with web.db.write() as session:
+        session.get_one(ModelRow, ("green", "1")).signature = "v1," + "0" * 64
+    for path in ("/v1/models/green/1/promote", "/v1/models/rollback"):
+        answer = web.client.post(path)
+        assert answer.status_code == 409
+        assert "no worker would use it: `unmask models sign 1` first." in answer.get_json()["detail"]
+    assert registry.champion(web.db) == ("green", "2")
+
+
 def test_the_limits_of_the_model_are_said_beside_its_scores(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_model(tmp_path, name=MODEL.name, version=MODEL.version)
     registry.publish(web.db, web.store, web.settings, folder)  # type: ignore[arg-type]
-    registry.promote(web.db, MODEL.name, MODEL.version)
+    registry.promote(web.db, web.settings, MODEL.name, MODEL.version)
     job_id = brought_to(web.db, None)
     assert web.client.get(f"/v1/jobs/{job_id}").get_json()["model"]["limits"] == LIMITS
     for page in ("/", f"/jobs/{job_id}", "/models"):

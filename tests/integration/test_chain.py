@@ -89,7 +89,7 @@ def house(
     for module in (stages, upkeep):
         monkeypatch.setattr(module, "settings", lambda: settings)
     registry.publish(db, store, settings, write_model(tmp_path))
-    registry.promote(db, "green", "1")
+    registry.promote(db, settings, "green", "1")
     with Redis.from_url(settings.broker_url) as broker:
         broker.flushdb()
         yield House(settings, db, store, broker)
@@ -391,7 +391,7 @@ def test_a_new_champion_judges_from_the_next_look_on(house: House, tmp_path: Pat
     one = Champion(house.db, house.settings, clock=lambda: now[0])
     assert one.classifier().card.version == "1"
     registry.publish(house.db, house.store, house.settings, write_model(tmp_path / "next", version="2"))
-    registry.promote(house.db, "green", "2")
+    registry.promote(house.db, house.settings, "green", "2")
 
     assert one.classifier().card.version == "1", "it does not ask the database for every batch"
     now[0] += champion.CHECK_S
@@ -404,7 +404,7 @@ def test_a_champion_that_is_damaged_does_not_replace_the_old_one(house: House, t
     one.classifier()
     registry.publish(house.db, house.store, house.settings, write_model(tmp_path / "next", version="2"))
     house.store.put(house.settings.models_bucket, "models/green/2/model.bin", b"tampered", "application/octet-stream")
-    registry.promote(house.db, "green", "2")
+    registry.promote(house.db, house.settings, "green", "2")
     now[0] += champion.CHECK_S
 
     assert one.classifier().card.version == "1"

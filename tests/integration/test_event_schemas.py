@@ -47,8 +47,8 @@ def models(db: Database, folder: Path) -> None:
     store, settings = MemoryStorage(), SETTINGS.model_copy(update={"data_dir": folder, "shadow_s": 0.0})
     cards = [registry.publish(db, store, settings, write_model(folder / version, version=version)) for version in "1234"]
     for version in ("1", "2"):
-        registry.promote(db, "green", version)
-    registry.rollback(db)
+        registry.promote(db, settings, "green", version)
+    registry.rollback(db, settings)
     checks = [Check("auc", False, "The AUC is lower by .1."), Check("ece", True, "The calibration error is .02.")]
     for card, outcome in zip(cards[2:], (Outcome.WAITING, Outcome.REFUSED), strict=True):
         gate._recorded(db, store, settings, card, ("green", "1"), checks, outcome, training_id="trn_1")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import select, update
 
 from pipeline import classification, registry, shadow
@@ -19,7 +20,7 @@ from pipeline.settings import Settings
 from pipeline.tables.learning import ShadowScoreRow
 from tests.fixtures.models import write_model
 from tests.fixtures.web import Shelf
-from workers.champion import CHECK_S, Champion, Judge
+from workers.champion import AGAIN_S, CHECK_S, Champion, Judge
 from workers.shadowing import Shadow, chosen
 
 CROP = np.full((224, 224, 3), (90, 150, 90), np.uint8)
@@ -31,7 +32,7 @@ def house(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     db, store, settings = Database(sqlite_url), Shelf(), Settings(data_dir=tmp_path / "data")
     for version, gain in (("1", 4.0), ("2", -4.0)):
         registry.publish(db, store, settings, write_model(tmp_path / "made", version=version, gain=gain))  # type: ignore[arg-type]
-    registry.promote(db, "green", "1")
+    registry.promote(db, settings, "green", "1")
     monkeypatch.setattr("workers.champion.storage", lambda settings: store)
     monkeypatch.setattr("workers.shadowing.storage", lambda settings: store)
     yield db, store, settings
@@ -75,7 +76,7 @@ def test_what_is_not_ours_is_refused_unopened_and_the_old_model_goes_on(
     clock = [0.0]
     champion = Champion(db, settings, lambda: clock[0])
     assert champion.classifier().name.version == "1"
-    registry.promote(db, "green", "2")
+    registry.promote(db, settings, "green", "2")
     harm(db, store, settings)
     opened: list[Path] = []
     load = classification.load
@@ -88,12 +89,42 @@ def test_what_is_not_ours_is_refused_unopened_and_the_old_model_goes_on(
         registry.fetch(db, store, settings, "green", "2")  # type: ignore[arg-type]
 
 
-def test_what_no_worker_would_use_is_not_promoted(house: tuple[Database, Shelf, Settings]) -> None:
+@pytest.mark.parametrize(
+    ("harm", "said"), [(unsign, "has no signature"), (forge, "not this installation's"), (borrow, "not this installation's")]
+)
+def test_what_no_worker_would_use_is_not_promoted(house: tuple[Database, Shelf, Settings], harm: Callable[..., None], said: str) -> None:
     db, store, settings = house
-    unsign(db, store, settings)
-    with pytest.raises(ModelError, match=r"green 2 has no signature.*unmask models sign 2"):
-        registry.promote(db, "green", "2")
+    harm(db, store, settings)
+    with pytest.raises(ModelError, match=rf"green 2 .*{said}.*`unmask models sign 2` first"):
+        registry.promote(db, settings, "green", "2")
     assert registry.champion(db) == ("green", "1")
+
+
+@pytest.mark.parametrize("harm", [unsign, forge, borrow])
+def test_what_no_worker_would_use_is_not_rolled_back_to(house: tuple[Database, Shelf, Settings], harm: Callable[..., None]) -> None:
+    db, store, settings = house
+    registry.promote(db, settings, "green", "2")
+    registry.rollback(db, settings)
+    harm(db, store, settings)
+    with pytest.raises(ModelError, match="`unmask models sign 2` first"):
+        registry.rollback(db, settings, actor="cli")
+    assert registry.champion(db) == ("green", "1")
+    assert Champion(db, settings).classifier().name.version == "1", "a worker that starts now has a model"
+
+
+def test_after_a_change_of_the_secret_key_versions_are_signed_before_they_take_over(house: tuple[Database, Shelf, Settings]) -> None:
+    db, store, settings = house
+    registry.promote(db, settings, "green", "2")
+    changed = settings.model_copy(update={"secret_key": SecretStr("another key of the installation")})
+    for take_over in (lambda: registry.rollback(db, changed), lambda: registry.promote(db, changed, "green", "1")):
+        with pytest.raises(ModelError, match=r"green 1 .*not this installation's.*`unmask models sign 1` first") as caught:
+            take_over()
+        assert caught.value.permanent
+        assert registry.champion(db) == ("green", "2")
+
+    registry.sign(db, store, changed, "green", "1", actor="cli")  # type: ignore[arg-type]
+    assert registry.rollback(db, changed) == ("green", "1")
+    assert Champion(db, changed).classifier().name.version == "1"
 
 
 @pytest.mark.parametrize("harm", [tamper, unsign])
@@ -101,13 +132,13 @@ def test_a_worker_that_starts_meanwhile_goes_on_with_the_old_model_too(
     house: tuple[Database, Shelf, Settings], harm: Callable[..., None]
 ) -> None:
     db, store, settings = house
-    registry.promote(db, "green", "2")
+    registry.promote(db, settings, "green", "2")
+    registry.rollback(db, settings)
+    registry.rollback(db, settings)
     harm(db, store, settings)
 
     assert Champion(db, settings).classifier().name.version == "1"
 
-    registry.rollback(db)
-    registry.rollback(db)
     with db.write() as session:
         session.execute(update(ModelRow).where(ModelRow.version == "1").values(created_at=9e9))
     with pytest.raises(ModelError):  # what somebody went back from is none to fall back on
@@ -129,13 +160,54 @@ def test_a_signature_is_of_this_installation_and_can_be_made_anew(house: tuple[D
         registry.fetch(db, store, elsewhere, "green", "2")  # type: ignore[arg-type]
 
 
+def another(db: Database, store: Shelf, settings: Settings, folder: Path) -> None:
+    """Publish version 3."""
+    registry.publish(db, store, settings, write_model(folder, version="3", gain=-4.0))  # type: ignore[arg-type]
+
+
+def test_a_good_champion_does_not_wait_for_one_that_was_refused(house: tuple[Database, Shelf, Settings], tmp_path: Path) -> None:
+    db, store, settings = house
+    another(db, store, settings, tmp_path / "made")
+    now = [0.0]
+    champion = Champion(db, settings, lambda: now[0])
+    assert champion.classifier().name.version == "1"
+    tamper(db, store, settings)
+    registry.promote(db, settings, "green", "2")
+    now[0] += CHECK_S
+    assert champion.classifier().name.version == "1"
+
+    registry.promote(db, settings, "green", "3")
+    now[0] += CHECK_S
+    assert champion.classifier().name.version == "3"
+
+
+def test_a_champion_that_was_refused_is_tried_again_only_later(
+    house: tuple[Database, Shelf, Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db, store, settings = house
+    now, asked = [0.0], []
+    champion = Champion(db, settings, lambda: now[0])
+    champion.classifier()
+    tamper(db, store, settings)
+    registry.promote(db, settings, "green", "2")
+    fetch = registry.fetch
+    monkeypatch.setattr(registry, "fetch", lambda *given: asked.append(given[-1]) or fetch(*given))
+    for moment in (CHECK_S, AGAIN_S, CHECK_S + AGAIN_S):
+        now[0] = moment
+        champion.classifier()
+    assert asked == ["2", "2"]
+
+
 def test_workers_follow_a_promotion_and_a_rollback_within_seconds(house: tuple[Database, Shelf, Settings]) -> None:
     """On the real clock: from the promotion to the first result by the new model, and back."""
     db, _, settings = house
     judge = Judge(Champion(db, settings), batch_max=4, batch_wait_s=0.0)
     try:
         assert judge.submit([CROP]).result()[0][2].version == "1"
-        for change, expected in ((lambda: registry.promote(db, "green", "2"), "2"), (lambda: registry.rollback(db), "1")):
+        for change, expected in (
+            (lambda: registry.promote(db, settings, "green", "2"), "2"),
+            (lambda: registry.rollback(db, settings), "1"),
+        ):
             began = time.monotonic()
             change()
             while judge.submit([CROP]).result()[0][2].version != expected:  # every one of them is answered: none is dropped
@@ -212,6 +284,21 @@ def test_the_shadow_never_gets_in_the_way(house: tuple[Database, Shelf, Settings
     assert answers == {"broken": answers, "full": [True] * 16 + [False] * 24}.get(trouble, [False] * 40)
     with db.read() as session:
         assert session.scalars(select(ShadowScoreRow)).all() == []
+
+
+def test_what_cannot_be_put_into_the_shadow_holds_up_nothing_else(house: tuple[Database, Shelf, Settings], tmp_path: Path) -> None:
+    db, store, settings = house
+    another(db, store, settings, tmp_path / "made")
+    tamper(db, store, settings)
+    mine, fetched = Shadow(db, settings, lambda: 0.0), []
+    for version in ("2", "3"):
+        shadow.begin(db, "green", version, seconds=60, share=1.0, actor="cli")
+        current = shadow.current(db)
+        assert current is not None
+        fetched.append(mine._classifier(current))
+    assert fetched[0] is None
+    assert fetched[1] is not None
+    assert fetched[1].name.version == "3"
 
 
 def _away(db: Any) -> None:

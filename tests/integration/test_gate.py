@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from pipeline import collections, gate, registry, shadow
+from pipeline import collections, gate, pins, registry, shadow
 from pipeline.card import ModelError
 from pipeline.database import Database, EventRow
 from pipeline.gate import GateError, Outcome
@@ -65,7 +66,7 @@ def events(db: Database) -> list[tuple[str, dict[str, Any]]]:
 
 def crown(db: Database, store: Shelf, settings: Settings, folder: Path) -> tuple[str, str]:
     card = registry.publish(db, store, settings, folder)
-    registry.promote(db, card.name, card.version)
+    registry.promote(db, settings, card.name, card.version)
     return card.name, card.version
 
 
@@ -91,7 +92,7 @@ def test_a_worse_candidate_is_refused_with_reasons_and_a_picture(house: Any, tmp
     assert picture_of(store, settings, decision).shape[1] == 1200
     assert gate.consider(db, store, settings, worse, training_id="trn_1") == decision, "asking again measures nothing anew"
     with pytest.raises(GateError, match="does not wait"):
-        gate.approve(db, "unmask-resnet50", "2026.12.1", actor="user:op")
+        gate.approve(db, settings, "unmask-resnet50", "2026.12.1", actor="user:op")
     with db.read() as session:
         reference = session.get_one(ReferenceRow, champion)
     assert {name: len(values) for name, values in reference.samples.items()} == {
@@ -109,7 +110,7 @@ def test_a_better_candidate_takes_over(house: Any, tmp_path: Path) -> None:
     assert (decision.outcome, decision.reasons) == (Outcome.PROMOTED, ()), [check.sentence for check in decision.checks]
     assert registry.champion(db) == ("unmask-resnet50", GOOD.name)
     assert [kind for kind, _ in events(db)] == ["model.promoted", "model.promoted"]
-    assert registry.rollback(db) == ("unmask-resnet50", "2026.10.1")
+    assert registry.rollback(db, settings) == ("unmask-resnet50", "2026.10.1")
     assert picture_of(store, settings, decision).size
 
 
@@ -119,14 +120,16 @@ def test_a_flipped_pin_and_promotion_by_hand_wait_for_a_person(house: Any, tmp_p
     photograph = next((tmp_path / "faces").glob("*/*.jpg"), None) or next((tmp_path / "faces").glob("*/*/*.jpg"))
     pixels = read(photograph.read_bytes(), Limits.of(settings)).pixels
     same = variant(GOOD, tmp_path / "same", "2026.12.2", thresholds={"authentic_below": 0.001, "manipulated_from": 0.01})
-    pinned = collections.pin(db, store, settings, pixels, "uncertain", what="a face of the house", actor="user:op")
+    unsure = variant(GOOD, tmp_path / "unsure", "2026.12.10", thresholds={"authentic_below": 0.0, "manipulated_from": 1.0})
+    pinned = pins.pin(db, store, settings, pixels, "uncertain", what="a face of the house", actor="user:op")
 
-    # everybody is called manipulated by such thresholds: the pins alone are asked here
-    check = gate._pins(db, store, settings, gate._loaded(db, store, settings, _published(db, store, settings, same)))
+    # everybody is called manipulated, or nothing, by such thresholds: the pins alone are asked here
+    candidate, champion = (gate._loaded(db, store, settings, _published(db, store, settings, one)) for one in (same, unsure))
+    check = gate._pins(pins.compare(db, store, settings, candidate, champion))
     assert not check.passed
     assert "a face of the house (uncertain becomes manipulated" in check.sentence
     assert gate.decided([gate.Check("auc", True, ""), check], promotes=True) is Outcome.WAITING
-    collections.unpin(db, pinned, actor="user:op")
+    pins.unpin(db, pinned, actor="user:op")
 
     by_hand = settings.model_copy(update={"gate_promotes": False})
     decision = gate.consider(db, store, by_hand, variant(GOOD, tmp_path / "equal", "2026.12.3"), training_id="")
@@ -134,7 +137,7 @@ def test_a_flipped_pin_and_promotion_by_hand_wait_for_a_person(house: Any, tmp_p
     current = shadow.current(db)
     assert current is not None
     assert current.version == "2026.12.3", "who waits is in the shadow meanwhile"
-    gate.approve(db, decision.name, decision.version, actor="user:op")
+    gate.approve(db, settings, decision.name, decision.version, actor="user:op")
     assert registry.champion(db)[1] == "2026.12.3"
     assert shadow.current(db) is None
 
@@ -153,7 +156,7 @@ def test_nobody_is_promoted_unmeasured_or_over_another_champion(sqlite_url: str,
     assert "unmask datasets add" in decision.reasons[0]
     crown(db, store, settings, variant(GOOD, tmp_path / "other", "2026.12.5"))
     with pytest.raises(ModelError, match="no longer champion"):
-        gate.approve(db, decision.name, decision.version, actor="user:op")
+        gate.approve(db, settings, decision.name, decision.version, actor="user:op")
     assert registry.champion(db)[1] == "2026.12.5"
 
 
@@ -185,6 +188,25 @@ def test_champion_and_decision_come_together_or_not_at_all(db: Database, tmp_pat
         *(("system", "model.publish", f"{card.name} {version}") for version in (GOOD.name, "2026.12.6")),
         ("system", "model.promote", f"{card.name} 2026.12.6"),
     ]
+
+
+class Lost(Exception):
+    """Whoever decides has lost the right to."""
+
+
+def test_who_may_no_longer_decide_promotes_nothing(db: Database, tmp_path: Path) -> None:
+    store, settings = Shelf(), Settings(data_dir=tmp_path / "data")
+    before = crown(db, store, settings, GOOD)
+    card = registry.publish(db, store, settings, variant(GOOD, tmp_path / "new", "2026.12.11"))
+
+    def lost(session: Session) -> None:
+        raise Lost
+
+    with pytest.raises(Lost):
+        gate._recorded(db, store, settings, card, before, [], Outcome.PROMOTED, training_id="trn_1", provided=lost)
+
+    assert registry.champion(db) == before
+    assert gate.decisions(db) == []
 
 
 def test_a_version_that_somebody_promoted_meanwhile_ends_its_training_well(db: Database, tmp_path: Path) -> None:
@@ -240,6 +262,8 @@ EVEN = Trial(FLAT, FLAT, {}, (0.1, 0.1), (0.02, 0.02), {"gender: female": (12, 0
         (replace(EVEN, tpr=Difference(0.19, 0.2, -0.01, -0.1, 0.05)), []),
         (replace(EVEN, tpr=Difference(0.10, 0.2, -0.1, -0.14, -0.01)), ["tpr"]),
         (replace(EVEN, tpr=Difference(0.20, 0.2, 0.0, -0.2, 0.2)), ["tpr"]),
+        (replace(EVEN, tpr=Difference(0.05, 0.06, -0.01, -0.04, 0.03)), ["tpr"]),
+        (replace(EVEN, tpr=Difference(0.05, 0.06, -0.01, -0.02, 0.03)), []),
         (replace(EVEN, ece=(0.16, 0.1)), ["ece"]),
         (replace(EVEN, false_positives=(0.08, 0.02)), ["groups"]),
         (replace(EVEN, groups={"gender: female": (12, 0.08, 0.02)}), ["groups"]),

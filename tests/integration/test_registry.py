@@ -50,11 +50,11 @@ def test_promotions_at_once_leave_one_champion_and_an_unbroken_sequence(db: Data
     storage, together = MemoryStorage(), Barrier(4)
     for number in range(5):
         registry.publish(db, storage, settings, write_model(tmp_path / str(number), version=str(number)))
-    registry.promote(db, "green", "0")
+    registry.promote(db, settings, "green", "0")
 
     def promote(number: int) -> None:
         together.wait(30)
-        registry.promote(db, "green", str(number))
+        registry.promote(db, settings, "green", str(number))
 
     # When all are promoted at the same moment
     with ThreadPoolExecutor(4) as pool:

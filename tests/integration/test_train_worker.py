@@ -15,8 +15,9 @@ from typing import Any, cast
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
-from pipeline import cards, classroom, trainings
+from pipeline import cards, classroom, gate, trainings
 from pipeline.database import Database
 from pipeline.jobs import Status
 from pipeline.settings import Settings
@@ -24,10 +25,11 @@ from pipeline.storage import storage
 from pipeline.tables.training import CardLeaseRow, TrainingRow
 from pipeline.training import checkpoint
 from tests.fixtures.gaudi import BIN, machine
-from tests.fixtures.trainings import asked, claimed, told_events
+from tests.fixtures.trainings import asked, claimed, expire, told_events
 from webhooks.dashboard.trainings import said
 from workers import material, train, upkeep
 from workers.course import NICE, Course
+from workers.holding import Hold, HoldLost
 
 Trainer = Callable[..., Settings]
 
@@ -292,3 +294,39 @@ def test_one_training_keeps_to_one_state_of_the_growing_data_set(
     assert [course._material().sha256 for _ in range(2)] == ["state 1", "state 1"]
     assert wanted == ["", "state 1"]
     assert row_of(db, training_id).settled == {"dataset_sha256": "state 1"}
+
+
+@pytest.mark.parametrize("loss", ["swept", "failed", "cancelled", ""])
+def test_who_lost_the_training_while_it_was_measured_promotes_nothing(
+    loss: str, db: Database, trainer: Trainer, faces: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, training_id = trainer("exit 1"), asked(db, dataset=faces)
+    claim, decided = claimed(db, training_id), []
+
+    def consider(*_: object, provided: Callable[[Session], None], **__: object) -> None:
+        if loss == "swept":
+            expire(db, training_id)
+            trainings.sweep(db, max_attempts=3)
+            claimed(db, training_id, worker="another")
+        elif loss == "failed":
+            assert trainings.retry(db, claim, "It broke.", permanent=True, max_attempts=3, first_wait_s=1.0) is Status.FAILED
+        elif loss == "cancelled":
+            assert trainings.cancel(db, training_id, actor="cli")
+        with db.write() as session:
+            provided(session)
+            decided.append(training_id)
+        raise Decided
+
+    monkeypatch.setattr(gate, "consider", consider)
+    hold = Hold(db, claim, None, 60.0)
+    course = Course(db, storage(settings), settings, claim, hold, cast(Any, None), sys.executable)
+
+    with pytest.raises(HoldLost if loss else Decided):
+        course._decide()
+
+    assert decided == ([] if loss else [training_id])
+    assert hold.lost.is_set() == bool(loss)
+
+
+class Decided(Exception):
+    """The decision was recorded."""

@@ -201,7 +201,7 @@ def two_models(db: Database, tmp_path: Path) -> Database:
     store, settings = MemoryStorage(), Settings(data_dir=tmp_path / "data")
     for version in ("1", "2"):
         registry.publish(db, store, settings, write_model(tmp_path / "made", version=version))
-    registry.promote(db, "green", "1")
+    registry.promote(db, settings, "green", "1")
     return db
 
 
@@ -212,6 +212,16 @@ def test_models_are_listed_promoted_and_rolled_back(run: Run, two_models: Databa
     assert registry.champion(two_models) == ("green", "2")
     assert run("models", "rollback").stdout == "green 1 is champion again.\n"
     assert registry.champion(two_models) == ("green", "1")
+
+
+def test_a_model_of_another_secret_key_is_neither_promoted_nor_rolled_back_to(
+    run: Run, two_models: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("models", "promote", "2")
+    monkeypatch.setenv("UNMASK_SECRET_KEY", "another key of this installation")
+    for command in (("promote", "1"), ("rollback",)):
+        assert "`unmask models sign 1` first" in one_sentence(run("models", *command))
+    assert registry.champion(two_models) == ("green", "2")
 
 
 def test_the_champions_limits_are_told(run: Run, two_models: Database) -> None:

@@ -64,7 +64,7 @@ LAYERS = (
         "rendering",
     },
     {"classification"},
-    {"collections", "holdout"},
+    {"collections", "holdout", "pins"},
     {"gate"},
 )
 """The rooms of `pipeline` from the ground up. A room uses those below it and its neighbours; the ground uses nothing."""
@@ -190,7 +190,7 @@ def test_every_room_of_the_pipeline_stands_on_rooms_below_it(house: set[Import])
     reference_runtime = {
         one
         for one in house
-        if one.importer in ("pipeline.classification", "pipeline.collections", "pipeline.gate", "pipeline.holdout")
+        if one.importer in ("pipeline.classification", "pipeline.collections", "pipeline.gate", "pipeline.holdout", "pipeline.pins")
         and within(one.imported, "pipeline.training")
         and one.lazy
     }

@@ -226,23 +226,23 @@ def test_a_store_that_is_away_leaves_no_row(
 # the champion
 
 
-def test_no_champion_at_first(database: Database) -> None:
+def test_no_champion_at_first(database: Database, settings: Settings) -> None:
     with pytest.raises(ModelError, match="No model is champion yet"):
         registry.champion(database)
     with pytest.raises(ModelError, match="no earlier champion"):
-        registry.rollback(database)
+        registry.rollback(database, settings)
 
 
 def test_promote_and_roll_back_and_forth(
     database: Database, store: MemoryStorage, settings: Settings, published: Card, tmp_path: Path
 ) -> None:
     registry.publish(database, store, settings, write_model(tmp_path / "two", version="2"))
-    registry.promote(database, "green", "1")
-    registry.promote(database, "green", "2")
+    registry.promote(database, settings, "green", "1")
+    registry.promote(database, settings, "green", "2")
     assert registry.champion(database) == ("green", "2")
-    assert registry.rollback(database) == ("green", "1")
+    assert registry.rollback(database, settings) == ("green", "1")
     assert registry.champion(database) == ("green", "1")
-    assert registry.rollback(database) == ("green", "2")
+    assert registry.rollback(database, settings) == ("green", "2")
     assert registry.champion(database) == ("green", "2")
     assert [event.type for event in events(database)] == ["model.promoted"] * 2 + ["model.rolled_back"] * 2
     assert [event.sequence for event in events(database)] == [1, 2, 3, 4]
@@ -250,21 +250,21 @@ def test_promote_and_roll_back_and_forth(
     assert (last["name"], last["version"], last["previous"]) == ("green", "2", {"name": "green", "version": "1"})
 
 
-def test_the_first_promotion_has_nothing_to_return_to(database: Database, published: Card) -> None:
-    registry.promote(database, "green", "1")
+def test_the_first_promotion_has_nothing_to_return_to(database: Database, settings: Settings, published: Card) -> None:
+    registry.promote(database, settings, "green", "1")
     with pytest.raises(ModelError, match="no earlier champion"):
-        registry.rollback(database)
+        registry.rollback(database, settings)
 
 
-def test_promoting_the_champion_says_nothing(database: Database, published: Card) -> None:
-    registry.promote(database, "green", "1")
-    registry.promote(database, "green", "1")
+def test_promoting_the_champion_says_nothing(database: Database, settings: Settings, published: Card) -> None:
+    registry.promote(database, settings, "green", "1")
+    registry.promote(database, settings, "green", "1")
     assert len(events(database)) == 1
 
 
-def test_what_is_not_published_cannot_be_promoted(database: Database) -> None:
+def test_what_is_not_published_cannot_be_promoted(database: Database, settings: Settings) -> None:
     with pytest.raises(ModelError, match="No model green 7 is published"):
-        registry.promote(database, "green", "7")
+        registry.promote(database, settings, "green", "7")
     assert events(database) == []
 
 
@@ -272,7 +272,7 @@ def test_versions_newest_first_with_their_aliases(
     database: Database, store: MemoryStorage, settings: Settings, published: Card, tmp_path: Path
 ) -> None:
     registry.publish(database, store, settings, write_model(tmp_path / "two", version="2"))
-    registry.promote(database, "green", "1")
+    registry.promote(database, settings, "green", "1")
     found = registry.versions(database)
     assert [(one.card.version, one.aliases) for one in found] == [("2", ()), ("1", ("champion",))]
 
@@ -310,7 +310,7 @@ def test_the_starter_becomes_champion_once(database: Database, store: MemoryStor
 def test_the_starter_takes_nobodys_place(
     database: Database, store: MemoryStorage, settings: Settings, starter: Path, published: Card
 ) -> None:
-    registry.promote(database, "green", "1")
+    registry.promote(database, settings, "green", "1")
     write_model(starter, version="2")
     assert registry.install_starter(database, store, settings).version == "1"
     assert registry.champion(database) == ("green", "1")

@@ -113,7 +113,7 @@ def decision_picture(path: DecisionPath) -> Response:
 @blueprint.post("/models/<string:name>/<string:version>/approve", responses={200: ModelChoice})
 def approve(path: ModelPath) -> Response:
     """Make a candidate that waits for a person the champion"""
-    gate.approve(here().database, path.name, path.version, actor=principal().actor)
+    gate.approve(here().database, here().settings, path.name, path.version, actor=principal().actor)
     return answer(ModelChoice(name=path.name, version=path.version))
 
 

@@ -27,12 +27,12 @@ def promote(path: ModelPath) -> Response:
     db = here().database
     if not any((one.card.name, one.card.version) == (path.name, path.version) for one in registry.versions(db)):
         raise Problem(404, "There is no published model of that name and version.")
-    registry.promote(db, path.name, path.version, actor=principal().actor)
+    registry.promote(db, here().settings, path.name, path.version, actor=principal().actor)
     return answer(ModelChoice(name=path.name, version=path.version))
 
 
 @blueprint.post("/models/rollback", responses={200: ModelChoice})
 def rollback() -> Response:
     """Make the former champion champion again"""
-    name, version = registry.rollback(here().database, actor=principal().actor)
+    name, version = registry.rollback(here().database, here().settings, actor=principal().actor)
     return answer(ModelChoice(name=name, version=version))

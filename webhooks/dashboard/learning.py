@@ -6,7 +6,7 @@ from flask import redirect, render_template, request, url_for
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.wrappers import Response as AnyResponse
 
-from pipeline import collections, drift, feedback, gate, shadow
+from pipeline import drift, feedback, gate, pins, shadow
 from pipeline.tables.learning import DriftRow
 from webhooks import acting, choosing
 from webhooks.access import may, principal
@@ -36,14 +36,14 @@ def pin_face(job_id: str, index: int) -> AnyResponse:
     """Let no new model change a face's verdict unless a person agrees."""
     context = here()
     row = acting.find(context, job_id)
-    collections.pin_face(context.database, context.storage, context.settings, row.id, index, actor=principal().actor)
+    pins.pin_face(context.database, context.storage, context.settings, row.id, index, actor=principal().actor)
     return redirect(url_for("dashboard.job", job_id=row.id), 303)
 
 
 @blueprint.post("/models/<name>/<version>/approve")
 def approve_model(name: str, version: str) -> AnyResponse:
     """Make a candidate that waits for a person the champion."""
-    gate.approve(here().database, name, version, actor=principal().actor)
+    gate.approve(here().database, here().settings, name, version, actor=principal().actor)
     return redirect(url_for("dashboard.model_list"), 303)
 
 

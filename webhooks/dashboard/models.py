@@ -37,12 +37,12 @@ def _previous(db: Database) -> str | None:
 @blueprint.post("/models/<name>/<version>/promote")
 def promote(name: str, version: str) -> AnyResponse:
     """Make a version the champion."""
-    registry.promote(here().database, name, version, actor=principal().actor)
+    registry.promote(here().database, here().settings, name, version, actor=principal().actor)
     return redirect(url_for("dashboard.model_list"), 303)
 
 
 @blueprint.post("/models/rollback")
 def roll_back() -> AnyResponse:
     """Make the former champion champion again."""
-    registry.rollback(here().database, actor=principal().actor)
+    registry.rollback(here().database, here().settings, actor=principal().actor)
     return redirect(url_for("dashboard.model_list"), 303)

@@ -10,7 +10,7 @@ import click
 from rich.markup import escape
 from sqlalchemy import select
 
-from pipeline import collections, drift, feedback, images
+from pipeline import collections, drift, feedback, images, pins
 from pipeline.access import Principal, Role
 from pipeline.images import Limits
 from pipeline.tables.learning import CollectionRow, ItemRow
@@ -48,7 +48,7 @@ def list_datasets(as_json: bool) -> None:
     with opened(settings_in_force()) as database, database.read() as session:
         present = collections.counts(list(session.scalars(select(ItemRow).where(ItemRow.collection == collections.DEFAULT))))
         rows = list(session.scalars(select(CollectionRow).order_by(CollectionRow.created_at.desc()).limit(50)))
-        pinned = [{"sha256": row.sha256, "verdict": row.verdict, "what": row.what} for row in collections.pins(database)]
+        pinned = [{"sha256": row.sha256, "verdict": row.verdict, "what": row.what} for row in pins.every(database)]
     if as_json:
         used = [{"sha256": row.sha256, "at": console.moment(row.created_at), **row.counts} for row in rows]
         console.print_json({"now": present, "used": used, "pinned": pinned})
@@ -72,7 +72,7 @@ def pin(picture: Path, verdict: str) -> None:
     settings = settings_in_force()
     pixels = images.read(picture.read_bytes(), Limits.of(settings)).pixels
     with opened(settings) as database:
-        kept = collections.pin(database, object_store(settings), settings, pixels, verdict, what=picture.name, actor="cli")
+        kept = pins.pin(database, object_store(settings), settings, pixels, verdict, what=picture.name, actor="cli")
     console.console().print(f"Pinned {escape(picture.name)} as {verdict} ({kept[:16]}).")
 
 
@@ -81,8 +81,8 @@ def pin(picture: Path, verdict: str) -> None:
 def unpin(sha256: str) -> None:
     """Let the verdict pinned under SHA256 (or its beginning) change again."""
     with opened(settings_in_force()) as database:
-        whole = next((row.sha256 for row in collections.pins(database) if row.sha256.startswith(sha256)), sha256)
-        collections.unpin(database, whole, actor="cli")
+        whole = next((row.sha256 for row in pins.every(database) if row.sha256.startswith(sha256)), sha256)
+        pins.unpin(database, whole, actor="cli")
     console.console().print("It may change.")
 
 

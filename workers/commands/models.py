@@ -91,9 +91,10 @@ def publish(folder: Path) -> None:
 @click.option("--name", help="Only needed where several models have a version of that name.")
 def promote(version: str, name: str | None) -> None:
     """Let VERSION judge from now on; workers follow within 30 seconds."""
-    with opened(settings_in_force()) as database:
+    settings = settings_in_force()
+    with opened(settings) as database:
         chosen = _of_version(database, version, name)
-        registry.promote(database, chosen, version, actor="cli")
+        registry.promote(database, settings, chosen, version, actor="cli")
     console.console().print(f"{escape(chosen)} {escape(version)} is champion.")
 
 
@@ -110,9 +111,10 @@ def _of_version(database: Database, version: str, name: str | None) -> str:
 @click.option("--name", help="Only needed where several models have a version of that name.")
 def approve(version: str, name: str | None) -> None:
     """Let a candidate judge that waits for a person: promotion is by hand, or a pinned verdict flips."""
-    with opened(settings_in_force()) as database:
+    settings = settings_in_force()
+    with opened(settings) as database:
         chosen = _of_version(database, version, name)
-        gate.approve(database, chosen, version, actor="cli")
+        gate.approve(database, settings, chosen, version, actor="cli")
     console.console().print(f"{escape(chosen)} {escape(version)} is champion.")
 
 
@@ -187,6 +189,7 @@ def sign(version: str, name: str | None) -> None:
 @models.command()
 def rollback() -> None:
     """Let the former champion judge again."""
-    with opened(settings_in_force()) as database:
-        name, version = registry.rollback(database, actor="cli")
+    settings = settings_in_force()
+    with opened(settings) as database:
+        name, version = registry.rollback(database, settings, actor="cli")
     console.console().print(f"{escape(name)} {escape(version)} is champion again.")
