@@ -19,24 +19,21 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from pipeline import audit, collections, outbox, pins, registry, shadow
+from pipeline import audit, collections, outbox, pins, reference, registry, shadow
 from pipeline.card import Card, ModelError
 from pipeline.classification import Classifier, load
 from pipeline.collections import CollectionError
 from pipeline.database import Database, ModelRow, now
-from pipeline.images import Limits
 from pipeline.jobs import new_id
 from pipeline.settings import Settings
 from pipeline.shadow import ShadowError
 from pipeline.storage import Storage
-from pipeline.tables.learning import DecisionRow, ReferenceRow
+from pipeline.tables.learning import DecisionRow
 from pipeline.trials import Difference, Trial
 
 SEED = 1
 PER_PORTRAIT = 4
 MAX_PICTURE_BYTES = 10_000_000
-LEAST_PEOPLE = 8
-"""With fewer people in the hold-out nothing can be said."""
 
 
 class GateError(Exception):
@@ -134,8 +131,8 @@ def _measured(
     how: dict[str, Any] = {"facts": settings.data_dir / "datasets" / "facts.npz", "seed": SEED, "per_portrait": PER_PORTRAIT}
     mine, holdout = trial.measured(candidate, dataset.faces, **how)
     named = None if champion is None else (champion.card.name, champion.card.version)
-    if len(holdout.names) < LEAST_PEOPLE:
-        said = f"The hold-out has {len(holdout.names)} people, and at least {LEAST_PEOPLE} are needed: a person has to decide."
+    if len(holdout.names) < reference.LEAST_PEOPLE:
+        said = f"The hold-out has {len(holdout.names)} people, and at least {reference.LEAST_PEOPLE} are needed: a person has to decide."
         checks = [Check("hold-out", False, said)]
         return _recorded(db, store, settings, candidate.card, named, checks, Outcome.WAITING, training_id=training_id, provided=provided)
     theirs = None if champion is None else trial.measured(champion, dataset.faces, **how)[0]
@@ -145,7 +142,9 @@ def _measured(
         holdout,
         seed=SEED,
     )
-    _keep_references(db, settings, dataset, {candidate: mine.reals, **({champion: theirs.reals} if champion and theirs else {})})
+    reference.keep(db, settings, dataset, candidate.card, mine.reals)
+    if champion is not None and theirs is not None:
+        reference.keep(db, settings, dataset, champion.card, theirs.reals)
     checks = [*judged(found, settings), _pins(pins.compare(db, store, settings, candidate, champion))]
     outcome = decided(checks, promotes=settings.gate_promotes)
     picture = trial_picture.draw(
@@ -377,20 +376,3 @@ def _champion(db: Database) -> tuple[str, str] | None:
 
 def _loaded(db: Database, store: Storage, settings: Settings, version: tuple[str, str]) -> Classifier:
     return load(registry.fetch(db, store, settings, *version), runtime=settings.runtime, precision=settings.precision)
-
-
-def _keep_references(db: Database, settings: Settings, dataset: collections.OnDisk, scores: Mapping[Classifier, Any]) -> None:
-    """Keep how scores and quality are distributed on the hold-out: live traffic is compared with that."""
-    from pipeline.training import trial
-
-    for classifier, found in scores.items():
-        card = classifier.card
-        with db.read() as session:
-            known = session.get(ReferenceRow, (card.name, card.version))
-            if known is not None and known.dataset == dataset.sha256:
-                continue
-        quality = trial.quality(dataset.faces, limits=Limits.of(settings), cut=trial.cut(settings, card))
-        with db.write() as session:
-            at = session.execute(select(now())).scalar_one()
-            samples = {"score": [round(float(value), 5) for value in found], **quality}
-            session.merge(ReferenceRow(name=card.name, version=card.version, dataset=dataset.sha256, samples=samples, created_at=at))

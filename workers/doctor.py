@@ -22,7 +22,7 @@ from rich.markup import escape
 from sqlalchemy import literal, select
 from sqlalchemy.engine import make_url
 
-from pipeline import classification, extraction, registry
+from pipeline import classification, extraction, reference, registry
 from pipeline.card import ModelError
 from pipeline.database import Database, now
 from pipeline.groups import group
@@ -164,11 +164,13 @@ def _champion(patient: Patient) -> str:
         store = surroundings.object_store(settings)
         folder = registry.fetch(database, store, settings, name, version)
         classifier = classification.load(folder, runtime=settings.runtime, precision=settings.precision, threads=1)
+        lacking = reference.lacking(database)
     size = classifier.card.input_size
     began = time.monotonic()
     classifier.judge(np.zeros((1, size, size, 3), np.uint8))
     took = 1000 * (time.monotonic() - began)
-    return f"{name} {version}, verified, {settings.runtime} {classifier.precision}, {took:.0f} ms a face on one core"
+    found = f"{name} {version}, verified, {settings.runtime} {classifier.precision}, {took:.0f} ms a face on one core"
+    return f"{found}. {lacking}" if lacking else found
 
 
 def _detector(patient: Patient) -> str:

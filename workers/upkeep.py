@@ -19,7 +19,7 @@ from pipeline.jobs import STAGES, Queue, Stage
 from pipeline.settings import Settings, settings
 from pipeline.storage import StorageError, storage
 from webhooks import outbound
-from workers import ingest, scratch, timetable
+from workers import ingest, measuring, scratch, timetable
 from workers.app import app, delivering, wake
 from workers.queues import queue_of
 
@@ -146,7 +146,10 @@ def collect() -> int:
 
 @app.task(name="unmask.drift", acks_late=False)
 def look_for_drift() -> int:
-    """Compare the days that are over with the hold-out, and have the schedules fire that wait for drift; returns the alarms."""
+    """Compare the days that are over with the hold-out, and have the schedules fire that wait for drift; returns the alarms.
+
+    A champion that was not measured on the hold-out is measured meanwhile, for the next time.
+    """
     chosen = settings()
     db = database(chosen.database)
     days = drift.look(db, chosen)
@@ -155,4 +158,5 @@ def look_for_drift() -> int:
     for day, found_at in drift.findings(db).items():
         for training_id in schedules.fire_on_drift(db, slot=drift.slot_of(day), found_at=found_at):
             timetable.wake(db, training_id)
+    measuring.begin(db, chosen)
     return len(days)

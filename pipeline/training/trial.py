@@ -88,6 +88,14 @@ def measured(
     )
 
 
+def reals(classifier: Classifier, faces: Path, *, facts: Path | None) -> Values:
+    """Of what `measured` finds only the scores of the reals, clean and worse, without making any fakes."""
+    people = portraits.load(faces, "test", facts=facts)
+    recipe = Recipe(size=classifier.card.input_size, margin=classifier.card.margin)
+    found = evaluation.made_sets(Scorer(classifier), people, recipe, (CLEAN, *WORSE), seed=0, per_portrait=0, kinds=("warp",))["warp"]
+    return np.concatenate([part.scores for part in found.values()])
+
+
 def _reals(found: Scored) -> tuple[Values, list[str], list[Any]]:
     real = np.flatnonzero(~found.fake)
     return found.scores[real], [found.people[k] for k in real], [found.groups[k] for k in real]

@@ -65,6 +65,7 @@ LAYERS = (
     },
     {"classification"},
     {"collections", "holdout", "pins"},
+    {"reference"},
     {"gate"},
 )
 """The rooms of `pipeline` from the ground up. A room uses those below it and its neighbours; the ground uses nothing."""
@@ -190,7 +191,8 @@ def test_every_room_of_the_pipeline_stands_on_rooms_below_it(house: set[Import])
     reference_runtime = {
         one
         for one in house
-        if one.importer in ("pipeline.classification", "pipeline.collections", "pipeline.gate", "pipeline.holdout", "pipeline.pins")
+        if one.importer
+        in ("pipeline.classification", "pipeline.collections", "pipeline.gate", "pipeline.holdout", "pipeline.pins", "pipeline.reference")
         and within(one.imported, "pipeline.training")
         and one.lazy
     }

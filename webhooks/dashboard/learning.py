@@ -6,7 +6,7 @@ from flask import redirect, render_template, request, url_for
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.wrappers import Response as AnyResponse
 
-from pipeline import drift, feedback, gate, pins, shadow
+from pipeline import drift, feedback, gate, pins, reference, shadow
 from pipeline.tables.learning import DriftRow
 from webhooks import acting, choosing
 from webhooks.access import may, principal
@@ -62,7 +62,8 @@ def shadow_model(name: str, version: str) -> AnyResponse:
 def drift_page() -> str:
     """How each day's faces compare with the hold-out."""
     days = drift.days(here().database, limit=60)
-    return render_template("drift.html", days=days, charts=_charts(days), alarm=drift.alarm(here().database))
+    told = {"alarm": drift.alarm(here().database), "lacking": reference.lacking(here().database)}
+    return render_template("drift.html", days=days, charts=_charts(days), **told)
 
 
 def _charts(days: dict[str, list[DriftRow]]) -> list[dict[str, object]]:

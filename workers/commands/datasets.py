@@ -10,7 +10,7 @@ import click
 from rich.markup import escape
 from sqlalchemy import select
 
-from pipeline import collections, drift, feedback, images, pins
+from pipeline import collections, drift, feedback, images, pins, reference
 from pipeline.access import Principal, Role
 from pipeline.images import Limits
 from pipeline.tables.learning import CollectionRow, ItemRow
@@ -106,18 +106,19 @@ def show_drift(as_json: bool, at_once: bool) -> None:
     settings = settings_in_force()
     with opened(settings) as database:
         if at_once:
+            if reference.owed(database) is not None:
+                reference.measure(database, object_store(settings), settings)
             drift.look(database, settings)
-        found = drift.days(database)
+        found, lacking = drift.days(database), reference.lacking(database)
     if as_json:
         keys = ("measure", "n", "reference_n", "psi", "psi_limit", "ks", "p", "alarm")
         console.print_json({day: [{key: getattr(row, key) for key in keys} for row in rows] for day, rows in found.items()})
         return
     if not found:
-        console.console().print(
-            "No day was compared yet: a day is when it is over, if enough faces came in, and once a candidate was measured on the "
-            "hold-out (`unmask datasets add`, then `unmask retrain` or `unmask models consider`)."
-        )
+        console.console().print(escape(f"No day was compared yet: a day is when it is over, if enough faces came in. {lacking}".rstrip()))
         return
+    if lacking:
+        console.console().print(escape(lacking))
     made = console.table("Against the hold-out", "day", "measure", "faces", "PSI", "limit", "KS", "p", "")
     for day, rows in found.items():
         for row in rows:
