@@ -103,13 +103,22 @@ def backlog(db: Database) -> dict[tuple[Stage, Queue], int]:
 
 
 def unknown(db: Database, uploads: Sequence[Upload]) -> list[Upload]:
-    """Of the uploads of one bucket, as a listing tells them, those whose key and ETag have no job yet.
+    """Of the uploads of one bucket, as a listing tells them, those whose version, or else whose ETag, has no job of its key yet.
 
-    One query for a whole page of a listing (at most 1,000), to spare `ledger.accept` what it would find known anyway.
+    One query for a whole page of a listing (some 1,000 keys), to spare `ledger.accept` what it would find known anyway.
     """
     keys = {upload.key for upload in uploads}
     buckets = {upload.bucket for upload in uploads}
-    query = select(JobRow.bucket, JobRow.key, JobRow.etag).where(JobRow.bucket.in_(buckets), JobRow.key.in_(keys)).distinct()
+    query = select(JobRow.bucket, JobRow.key, JobRow.version_id, JobRow.etag).where(JobRow.bucket.in_(buckets), JobRow.key.in_(keys))
     with db.read() as session:
-        known = {(bucket, key, etag) for bucket, key, etag in session.execute(query)}
-    return [upload for upload in uploads if (upload.bucket, upload.key, identity.normal(upload).etag) not in known]
+        found = session.execute(query.distinct()).all()
+    etags = {(bucket, key, etag) for bucket, key, _, etag in found}
+    versions = {(bucket, key, version_id) for bucket, key, version_id, _ in found}
+
+    def known(upload: Upload) -> bool:
+        one = identity.normal(upload)
+        if one.version_id:
+            return (one.bucket, one.key, one.version_id) in versions
+        return (one.bucket, one.key, one.etag) in etags
+
+    return [upload for upload in uploads if not known(upload)]

@@ -52,13 +52,14 @@ class ObjectTooLarge(StorageError):
 @dataclass(frozen=True)
 class StoredObject:
     """An object as the store describes it: `etag` without quotes, `version_id` empty where unversioned or not said,
-    `modified` in seconds since the epoch (to the second only)."""
+    `modified` in seconds since the epoch (to the second only), `newest` unless it was overwritten or deleted since."""
 
     key: str
     size: int
     etag: str
     version_id: str
     modified: float
+    newest: bool = True
 
 
 def _etag(quoted: str | None) -> str:
@@ -152,6 +153,37 @@ class Storage:
             if not answer.get("IsTruncated"):
                 return
             page = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    def versions(self, bucket: str, prefix: str = "", start_after: str = "") -> Iterator[StoredObject]:
+        """All versions of all objects under `prefix`, those of one key together and the newest first, else like `listing`.
+
+        That is what it is where the bucket keeps no versions, or where these credentials may not ask for them.
+        """
+        try:
+            with _translated(bucket):
+                kept = "Status" in self.client.get_bucket_versioning(Bucket=bucket)
+                page: dict[str, Any] = {"KeyMarker": start_after} if start_after else {}
+                answer = self.client.list_object_versions(Bucket=bucket, Prefix=prefix, **page) if kept else None
+        except StorageError as error:
+            if not isinstance(error.__cause__, ClientError):
+                raise
+            answer = None
+        if answer is None:
+            yield from self.listing(bucket, prefix, start_after)
+            return
+        while True:
+            for one in answer.get("Versions", ()):
+                if one["Key"] == start_after:  # some makers' servers begin with the rest of its versions
+                    continue
+                version_id, modified = _version(one.get("VersionId")), one["LastModified"].timestamp()
+                yield StoredObject(one["Key"], one["Size"], _etag(one.get("ETag")), version_id, modified, one["IsLatest"])
+            if not answer.get("IsTruncated"):
+                return
+            page = {"KeyMarker": answer["NextKeyMarker"]}
+            if after := answer.get("NextVersionIdMarker"):
+                page["VersionIdMarker"] = after
+            with _translated(bucket):
+                answer = self.client.list_object_versions(Bucket=bucket, Prefix=prefix, **page)
 
     def head(self, bucket: str, key: str) -> StoredObject:
         """The newest version of one object. Raises SourceGone if there is none."""

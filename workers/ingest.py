@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 from pipeline import backfills, faults, inboxes, inquiry, ledger
 from pipeline.database import Database
@@ -27,6 +28,8 @@ SKEW_S = 60.0
 """How far the store's clock may be from the database's, where an object's age decides."""
 OLD_S = 3600.0
 """An object this old that turns up in a listing is no lost upload but a bucket's past: it waits behind what is fresh."""
+REPLACED_S = 86_400.0
+"""Of versions that were overwritten or deleted since, only those written so recently are missed: the others are the past."""
 ROOM = 10_000
 """So many old ones may wait; the others are found again later."""
 
@@ -66,8 +69,9 @@ def reconcile(
 ) -> Swept:
     """List an inbox behind the key `after`, and take every upload that has no job yet.
 
-    Holds one page in memory however large the bucket, and asks the database once per page. Ends, page by page, after
-    `budget_s` seconds: go on later from where it stopped. Raises StorageError.
+    Of a bucket with versions that is every version, also one that was overwritten meanwhile. Holds one page in memory
+    however large the bucket (but all versions of one key), and asks the database once per page. Ends, page by page,
+    after `budget_s` seconds: go on later from where it stopped. Raises StorageError.
     """
     began = time.monotonic()
     now = time.time()
@@ -76,10 +80,12 @@ def reconcile(
     if place is None or not place.enabled:
         return Swept(0, 0, "")
     seen = found = 0
-    listing = store.listing(place.bucket, place.prefix, start_after=after)
+    listing = store.versions(place.bucket, place.prefix, start_after=after)
     for page in _pages(listing):
         seen += len(page)
-        told = [upload_of(place.bucket, one) for one in page if place.created_at - SKEW_S <= one.modified <= now - GRACE_S]
+        since = place.created_at - SKEW_S
+        ripe = [one for one in page if max(since, 0.0 if one.newest else now - REPLACED_S) <= one.modified <= now - GRACE_S]
+        told = [upload_of(place.bucket, one) for one in ripe]
         wanted = [upload for upload in told if among.why_not(upload) is None and among.of(upload) == place]
         lost = inquiry.unknown(db, wanted)
         old = [upload for upload in lost if upload.modified < now - OLD_S]
@@ -89,7 +95,7 @@ def reconcile(
         for upload in lost:
             if upload.modified >= now - OLD_S:
                 found += _found(db, settings, upload, place.queue, among)
-        if len(page) == PAGE and time.monotonic() - began >= budget_s:
+        if len(page) >= PAGE and time.monotonic() - began >= budget_s:
             return Swept(seen, found, page[-1].key)
     return Swept(seen, found, "")
 
@@ -128,5 +134,12 @@ def upload_of(bucket: str, one: StoredObject) -> Upload:
 
 
 def _pages(listing: Iterator[StoredObject]) -> Iterator[list[StoredObject]]:
-    while page := list(itertools.islice(listing, PAGE)):
+    """At least `PAGE` at a time, the versions of one key together and the oldest first."""
+    page: list[StoredObject] = []
+    for _, versions in itertools.groupby(listing, key=attrgetter("key")):
+        page += reversed(list(versions))
+        if len(page) >= PAGE:
+            yield page
+            page = []
+    if page:
         yield page

@@ -9,15 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Empty
 
 import pytest
+from botocore.exceptions import ClientError
 from sqlalchemy import select
 
 from pipeline import events, inboxkeeping
 from pipeline.database import Database, JobRow
 from pipeline.inboxes import Inbox
-from pipeline.jobs import Queue
+from pipeline.jobs import Queue, Upload
 from pipeline.settings import Settings
 from pipeline.storage import Storage
 from tests.fixtures.stores import Stores
+from tests.fixtures.web_services import Amazon
 from workers import ingest
 
 SEED = 9
@@ -137,3 +139,81 @@ def test_old_objects_are_no_lost_uploads_they_wait_or_are_left_alone(
         assert ingest.reconcile(db, store, s3_settings, inbox="late") == ingest.Swept(seen=1, found=0, after="")
     finally:
         store.client.delete_bucket(Bucket=made.bucket)
+
+
+@pytest.fixture(params=["seaweedfs", "ministack", "moto"])
+def at_versions(request: pytest.FixtureRequest, s3_settings: Settings) -> Settings:
+    """Settings of a product whose inbox bucket keeps versions, except of `old.jpg`, which lay there before it did."""
+    settings = s3_settings
+    if request.param != "seaweedfs":
+        amazon: Amazon = request.getfixturevalue(request.param)
+        settings = Settings(inbox_bucket=amazon.bucket(), **amazon.settings)
+    client = Storage(settings).client
+    client.put_object(Bucket=settings.inbox_bucket, Key="old.jpg", Body=b"old")
+    client.put_bucket_versioning(Bucket=settings.inbox_bucket, VersioningConfiguration={"Status": "Enabled"})
+    return settings
+
+
+def test_a_version_is_found_although_it_was_overwritten_since(
+    at_versions: Settings, db: Database, woken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox, store = at_versions.inbox_bucket, Storage(at_versions)
+    puts = [("a.jpg", body) for body in (b"1", b"2", b"2", b"3")] + [("b ü+.jpg", b"4"), ("gone.jpg", b"5"), ("z.jpg", b"6")]
+    made = [store.client.put_object(Bucket=inbox, Key=key, Body=body) for key, body in puts]
+    store.delete(inbox, "gone.jpg")
+    told = [
+        Upload(inbox, key, put["VersionId"], put["ETag"], f"{number:02X}", 1, origin="sqs")
+        for number, ((key, _), put) in enumerate(zip(puts, made, strict=True), start=1)
+    ]
+    heard = ingest.take(db, at_versions, told[0])
+    by_etag = ingest.take(db, at_versions, Upload(inbox, "z.jpg", etag=made[-1]["ETag"], origin="submit"))
+    asked = store.client.list_object_versions
+    monkeypatch.setattr(store.client, "list_object_versions", lambda **how: asked(MaxKeys=2, **how))
+    monkeypatch.setattr(ingest, "PAGE", 2)
+
+    found, after = 0, "begin"
+    while after:  # every part ends behind all versions of a key
+        part = ingest.reconcile(db, store, at_versions, after=after if after != "begin" else "", budget_s=0)
+        found, after = found + part.found, part.after
+    again = ingest.reconcile(db, store, at_versions)
+
+    assert heard is not None
+    assert by_etag is not None
+    assert heard.created
+    assert by_etag.created
+    assert (found, again.found) == (6, 0)
+    assert [ingest.take(db, at_versions, event).created for event in told] == [False] * len(told)  # type: ignore[union-attr]
+    fetched = [
+        (job.key, store.fetch(job.bucket, job.key, version_id=job.version_id, etag=job.etag, max_bytes=9))
+        for job in sorted(jobs(db), key=lambda job: (job.key, job.created_at))
+        if job.key != "old.jpg"
+    ]
+    assert sorted(fetched) == sorted(puts)
+    assert {job.version_id for job in jobs(db)} == {"", *(put["VersionId"] for put in made)}
+    assert len(woken) == len(set(woken)) == len(puts) + 1
+
+
+def test_a_version_overwritten_long_ago_is_left_alone(
+    at_versions: Settings, db: Database, woken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Storage(at_versions)
+    made = [store.client.put_object(Bucket=at_versions.inbox_bucket, Key="a.jpg", Body=body) for body in (b"1", b"2")]
+    monkeypatch.setattr(ingest, "REPLACED_S", -3600.0)
+
+    assert ingest.reconcile(db, store, at_versions) == ingest.Swept(seen=3, found=2, after="")
+    assert {(job.key, job.version_id) for job in jobs(db)} == {("a.jpg", made[-1]["VersionId"]), ("old.jpg", "")}
+
+
+@pytest.mark.parametrize("refused", ["get_bucket_versioning", "list_object_versions"])
+def test_who_may_not_list_versions_lists_what_is_there(
+    at_versions: Settings, db: Database, woken: list[str], monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    store = Storage(at_versions)
+    for body in (b"1", b"2"):
+        store.client.put_object(Bucket=at_versions.inbox_bucket, Key="a.jpg", Body=body)
+
+    def refuse(**_: object) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied"}}, refused)
+
+    monkeypatch.setattr(store.client, refused, refuse)
+    assert ingest.reconcile(db, store, at_versions) == ingest.Swept(seen=2, found=2, after="")
