@@ -54,6 +54,11 @@ class Options(BaseModel):
     face_swap: Share | None = None
     region: Share | None = None
     strength: Share | None = None
+    own_donor: Share | None = None
+    morph: Share | None = None
+    bend: Share | None = None
+    near: float | None = Field(None, ge=1, le=10)
+    window: Share | None = None
     data_share: Share | None = None
     held_out: Literal["self_blended", "face_swap", "region", "warp"] | None = None
     patience: int | None = Field(None, ge=0)

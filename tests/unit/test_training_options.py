@@ -36,6 +36,7 @@ def test_it_goes_on_from_the_champion_or_from_any_version(start: str) -> None:
 def test_every_option_is_one_of_the_trainer_or_of_ours(tmp_path: Any) -> None:
     known = vars(fit.parse(["--faces", str(tmp_path), "--out", str(tmp_path), "--steps", "1"])).keys()
     assert options.Options.model_fields.keys() - options.OF_RELEASE - options.OF_WORKER <= known
+    assert fit.RECIPE.keys() <= options.Options.model_fields.keys()
 
 
 @pytest.mark.parametrize(
