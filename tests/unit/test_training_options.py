@@ -12,7 +12,8 @@ from pipeline.training import fit
 
 
 def test_options_become_the_trainers_command_line(tmp_path: Any) -> None:
-    params = options.parsed(["stages=32:.5:.001,64:.5:1e-4", "pairs=2", "steps=6", "weight-decay=.1", "average=.99", "grid=false", "start=champion"])
+    words = ["stages=32:.5:.001,64:.5:1e-4", "pairs=2", "steps=6", "weight-decay=.1", "average=.99", "grid=false", "start=champion"]
+    params = options.parsed(words)
 
     words = options.arguments(params, hours=3.0)
 
