@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
+import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -280,16 +283,24 @@ def _brought(store: Storage, settings: Settings, sha256: str) -> OnDisk:
 def _write_faces(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     # a labelled real of split val would change what trainings are compared by: those stay in the manifest alone
     rows = [line for line in lines if not (line["labelled"] and line["split"] != "train")]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, ("path", "identity", "split", *GROUPS), restval="", extrasaction="ignore")
-        table.writeheader()
-        table.writerows({**line, **line["group"]} for line in rows)
+    text = io.StringIO()
+    table = csv.DictWriter(text, ("path", "identity", "split", *GROUPS), restval="", extrasaction="ignore")
+    table.writeheader()
+    table.writerows({**line, **line["group"]} for line in rows)
+    _put(path, text.getvalue())
 
 
 def _write_manifest(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path:
     keep = ("path", "label", "identity", "manipulation", "split", "sha256")
-    path.write_text("".join(json.dumps({key: line[key] for key in keep}, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
+    _put(path, "".join(json.dumps({key: line[key] for key in keep}, sort_keys=True) + "\n" for line in lines))
     return path
+
+
+def _put(path: Path, text: str) -> None:
+    """Whole or not at all: a training, the gate and the measuring of a reference may read the same data set here."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    part.write_bytes(text.encode())
+    part.replace(path)
 
 
 def _line(item: ItemRow) -> dict[str, Any]:
