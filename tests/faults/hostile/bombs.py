@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from tests.unit.test_images import BOMBS as KNOWN
-from tests.unit.test_images import chunk, saved
+from tests.fixtures.files import saved
+from tests.unit.test_bombs import BOMBS as KNOWN
+from tests.unit.test_bombs import chunk
 
 
 def _png(*chunks: bytes, width: int = 8, height: int = 8) -> bytes:

@@ -15,7 +15,8 @@ from pipeline import formats
 from pipeline.settings import Settings
 from tests.faults.hostile.bombs import BOMBS, LARGEST
 from tests.faults.hostile.cells import Fate, read_all
-from tests.unit.test_images import FORMATS, mutated, saved
+from tests.fixtures.files import saved
+from tests.unit.test_images import FORMATS, mutated
 
 NO_PICTURES = (".py", ".rst", ".md", ".txt", ".c", ".h", ".toml", ".yml", ".yaml", ".cfg", ".sh", ".in", ".html", ".pyi", ".typed", "")
 SEED_MOST = 60_000
