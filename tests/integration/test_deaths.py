@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import multiprocessing
 import os
@@ -29,7 +28,7 @@ from pipeline.jobs import Queue, Stage, Status
 from pipeline.settings import Settings
 from tests.fixtures.jobs import MAX_ATTEMPTS, accepted, advance, claimed, event_types, upload
 from workers import app as application
-from workers import bereavement, stages
+from workers import bereavement, confines, stages
 from workers.bereavement import LOOK_S, Bereaved, Watchful, _why
 from workers.confines import confined
 
@@ -154,14 +153,14 @@ def test_an_error_is_no_death(db: Database, woken: list[tuple[object, ...]]) -> 
     assert ledger.renew(db, claim, 5.0)
 
 
-def _in_a_child(child: Callable[[Connection], None]) -> tuple[int | None, list[Any]]:
-    """Run it in a process forked from this one: how that ended, and what it sent."""
-    context = multiprocessing.get_context("fork")
+def _in_a_child(child: Callable[..., None], *given: Any, start: str = "fork") -> tuple[int | None, list[Any]]:
+    """Run it in a process of its own, forked from this one or spawned: how that ended, and what it sent."""
+    context: Any = multiprocessing.get_context(start)
     mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(theirs,))
+    process = context.Process(target=child, args=(theirs, *given))
     process.start()
     theirs.close()
-    process.join(30)
+    process.join(60)
     words = []
     while mine.poll():
         try:
@@ -213,22 +212,23 @@ def test_what_is_confined_costs_its_own_process_only(work: str, seconds: float, 
     assert _forked(work, seconds) == expected
 
 
+def _decode_under(said: Connection, limit: int, data: bytes) -> None:
+    confines._HOME = os.getppid()  # as in a child of a pool's, which is forked from who has imported it
+    chosen = Settings(decode_limit_bytes=limit)
+    claim = ledger.Claim("job", Stage.EXTRACT, 1, 1, upload(), Queue.BULK, "host:7", 0.0)
+    try:
+        stages._decoded(chosen, claim, data)
+    except Exception as error:
+        said.send(stages._verdict_on(error, Stage.EXTRACT, chosen))
+
+
 def test_a_picture_that_did_not_fit_into_memory_is_tried_again() -> None:
     """By the limit that a worker decodes under; the decoder itself says that the file is damaged."""
     stream = io.BytesIO()
     Image.new("RGB", (4000, 3000), "green").save(stream, "WEBP", method=0)
-    chosen = Settings(decode_limit_bytes=1_000_000)
-    claim = ledger.Claim("job", Stage.EXTRACT, 1, 1, upload(), Queue.BULK, "host:7", 0.0)
-
-    def child(said: Connection) -> None:
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier tests have left free would be room, too
-        try:
-            stages._decoded(chosen, claim, stream.getvalue())
-        except Exception as error:
-            said.send(stages._verdict_on(error, Stage.EXTRACT, chosen))
-        os._exit(0)
-
-    assert _in_a_child(child) == (0, [(False, "There was not enough memory for the extract stage.")])
+    # spawned: in a fork, what earlier tests have left free in this process would be room, too
+    decoded = _in_a_child(_decode_under, 1_000_000, stream.getvalue(), start="spawn")
+    assert decoded == (0, [(False, "There was not enough memory for the extract stage.")])
 
 
 def test_the_worker_itself_is_not_confined() -> None:
