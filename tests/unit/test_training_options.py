@@ -29,7 +29,7 @@ def test_one_that_says_no_length_trains_as_long_as_the_settings_say() -> None:
     assert options.last_size({}) == 224
 
 
-@pytest.mark.parametrize("start", ["champion", "2026.11.1", "unmask-resnet50/2026.11.1"])
+@pytest.mark.parametrize("start", ["champion", "2026.11.2", "unmask-resnet50/2026.11.2"])
 def test_it_goes_on_from_the_champion_or_from_any_version(start: str) -> None:
     assert options.parsed([f"start={start}"]) == {"start": start}
 
