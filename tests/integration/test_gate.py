@@ -264,6 +264,7 @@ EVEN = Trial(FLAT, FLAT, {}, (0.1, 0.1), (0.02, 0.02), {"gender: female": (12, 0
         (replace(EVEN, tpr=Difference(0.20, 0.2, 0.0, -0.2, 0.2)), ["tpr"]),
         (replace(EVEN, tpr=Difference(0.05, 0.06, -0.01, -0.04, 0.03)), ["tpr"]),
         (replace(EVEN, tpr=Difference(0.05, 0.06, -0.01, -0.02, 0.03)), []),
+        (replace(EVEN, tpr=Difference(0.25, 0.06, 0.19, -0.09, 0.31)), []),
         (replace(EVEN, ece=(0.16, 0.1)), ["ece"]),
         (replace(EVEN, false_positives=(0.08, 0.02)), ["groups"]),
         (replace(EVEN, groups={"gender: female": (12, 0.08, 0.02)}), ["groups"]),
