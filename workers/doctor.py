@@ -29,6 +29,7 @@ from pipeline.groups import group
 from pipeline.inboxes import directory
 from pipeline.settings import PREFIX, Settings, may_be_in_a_file
 from workers import console, environments, hearing, surroundings, wiring
+from workers.queues import TRAIN
 from workers.sentences import CommandError, sentence_of
 
 ROOM_BYTES = 1_000_000_000
@@ -186,6 +187,8 @@ def _workers(patient: Patient) -> str:
 
     celery.configure(patient.settings)
     expected = {queue.name for queue in celery.app.conf.task_queues}
+    if environments.interpreter(patient.settings) is None:
+        expected.discard(TRAIN)  # training is no part of judging: without its environment `unmask up` runs nobody for it
     try:
         answers = celery.app.control.inspect(timeout=ANSWER_S).active_queues() or {}
     except Exception as error:
