@@ -21,6 +21,7 @@ import numpy.typing as npt
 from pipeline import images
 from pipeline.extraction import Detector, detector, extract
 from pipeline.jobs import Face, Pixels
+from pipeline.settings import Settings
 from pipeline.training.datasets import PICTURES, DatasetError, Record
 
 FRAMES = 32
@@ -42,6 +43,19 @@ class Cut:
     max_bytes: int = 20_000_000
     max_pixels: int = 50_000_000
     max_side: int = 16_384
+
+    @classmethod
+    def of(cls, settings: Settings) -> Cut:
+        """As these settings have serving do it; size and margin are a model's."""
+        return cls(
+            detector=settings.detector,
+            min_detection=settings.min_detection,
+            min_face_px=settings.min_face_px,
+            min_blur=settings.min_blur,
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_image_pixels,
+            max_side=settings.max_image_side,
+        )
 
     def find(self) -> Detector:
         """The detector; loads lazily, so call it in the process that uses it."""

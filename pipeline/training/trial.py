@@ -7,7 +7,7 @@ than either figure.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,14 +195,7 @@ def _by_group(sides: Sequence[Crops], thresholds: Sequence[float], holdout: Hold
 
 def cut(settings: Settings, card: Card) -> Cut:
     """How serving finds faces, and cuts them for a model."""
-    return Cut(
-        size=card.input_size,
-        margin=card.margin,
-        detector=settings.detector,
-        min_detection=settings.min_detection,
-        min_face_px=settings.min_face_px,
-        min_blur=settings.min_blur,
-    )
+    return replace(Cut.of(settings), size=card.input_size, margin=card.margin)
 
 
 def quality(faces: Path, *, limits: Limits, cut: Cut) -> dict[str, list[float]]:

@@ -53,15 +53,7 @@ def evaluate(
         from pipeline.training import evaluation
         from pipeline.training.crops import Cut
 
-        cut = Cut(
-            detector=settings.detector,
-            min_detection=settings.min_detection,
-            min_face_px=settings.min_face_px,
-            min_blur=settings.min_blur,
-            max_bytes=settings.max_image_bytes,
-            max_pixels=settings.max_image_pixels,
-            max_side=settings.max_image_side,
-        )
+        cut = Cut.of(settings)
         classifier = load(_folder(settings, model), runtime=settings.runtime, precision=settings.precision)
         with console.progress(console.console(error=True)) as shown:
 
