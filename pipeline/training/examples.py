@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.extraction import crop
 from pipeline.jobs import Box, Pixels
 from pipeline.training import augmentation, manipulations
-from pipeline.training.manipulations import REGIONS, Manipulation, Mask, Points, Triangles, triangles
+from pipeline.training.manipulations import ANCHORS, REGIONS, Manipulation, Mask, Points, Triangles, triangles
 from pipeline.training.portraits import LARGEST_FACE, Portrait
 
 Kind = Literal["self_blended", "face_swap", "region", "warp"]
@@ -36,9 +36,13 @@ class Recipe:
     own_donor: float = 0.5
     """How often a swap takes its face from another photograph of the same person: else a network learns who belongs to whom."""
     morph: float = 0.3
-    """How often the photograph, real and fake alike, is mixed with another person's: a few dozen people are soon known by heart."""
+    """How often the photograph, real and fake alike, becomes one with another person's, features upon features: a few dozen people
+    are soon known by heart."""
     bend: float = 0.5
     """How often the whole picture is bent smoothly, for the same reason."""
+    strange: float = 0.0
+    """How often the picture, real and fake alike, is turned any way round, and its colours are exchanged or inverted: what nobody
+    looks like cannot be known by heart, and a seam is still a seam."""
     smallest: int = 56
     """Crops are taken from faces of at least so many pixels a side (margin included)."""
     near: float = 2.4
@@ -63,8 +67,11 @@ def pair(portraits: Sequence[Portrait], index: int, seed: int, recipe: Recipe) -
     portrait = portraits[int(rng.integers(len(portraits)))]
     kind: Kind = rng.choice(KINDS[:3], p=(recipe.self_blended, recipe.face_swap, recipe.region))
     other = portraits[int(rng.integers(len(portraits)))] if rng.random() < recipe.morph else None
-    stage = _staged(portrait, other, rng, recipe)
+    strange = bool(rng.random() < recipe.strange)
+    stage = _staged(portrait, other, rng, recipe, any_way_round=strange)
     made = manipulate(kind, stage, portraits, rng, own_donor=recipe.own_donor)
+    if strange:
+        made = _recoloured(made, rng)
     look = augmentation.draw(rng, recipe.strength)
     side = max(stage.box.w, stage.box.h) * (1 + 2 * recipe.margin)
     scale = 1.0
@@ -157,26 +164,23 @@ def evaluation_set(
     return samples
 
 
-def _staged(portrait: Portrait, other: Portrait | None, rng: np.random.Generator, recipe: Recipe) -> Portrait:
+def _staged(portrait: Portrait, other: Portrait | None, rng: np.random.Generator, recipe: Recipe, *, any_way_round: bool = False) -> Portrait:
     """The portrait turned, mirrored, bent and scaled to the network's size or more, on another background half of the time."""
     largest = max(1.0, min(recipe.near, LARGEST_FACE * (1 + 2 * recipe.margin) / recipe.size))
     # the crop's side on the stage
     reach = recipe.size * float(rng.uniform(0.95, 1.12)) * float(np.exp(rng.uniform(0, np.log(largest))))
-    angle = float(np.clip(rng.normal(0, 7), -20, 20))
+    angle = float(rng.uniform(-180, 180)) if any_way_round else float(np.clip(rng.normal(0, 7), -20, 20))
     aspect = float(np.exp(rng.normal(0, 0.05)))
     mirrored = bool(rng.random() < 0.5)
     side = round(reach * 1.25)
     matrix, pixels = _placed(portrait, reach, side, angle, aspect, mirrored, recipe.margin)
-    staged = _warped(pixels, matrix, side)
+    staged, moved = _warped(pixels, matrix, side), _moved(portrait, matrix, pixels)
     if other is not None:
         other_matrix, other_pixels = _placed(other, reach, side, angle, aspect, mirrored, recipe.margin)
-        share = float(rng.uniform(0.55, 0.85))
-        staged = np.asarray(cv2.addWeighted(staged, share, _warped(other_pixels, other_matrix, side), 1 - share, 0), np.uint8)
+        lent = _warped(other_pixels, other_matrix, side), _moved(other, other_matrix, other_pixels)
+        staged, moved = _merged((staged, moved), lent, float(rng.uniform(0.4, 0.85)))
     if rng.random() < 0.5 * recipe.strength:
         staged = _elsewhere(staged, portrait.person, matrix, pixels.shape, rng)
-    halved = pixels is not portrait.pixels
-    points = portrait.landmarks / 2 if halved else portrait.landmarks
-    moved = (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
     if rng.random() < recipe.bend:
         staged, moved = _bent(staged, moved, rng)
     face = reach / (1 + 2 * recipe.margin)
@@ -203,6 +207,40 @@ def _placed(portrait: Portrait, reach: float, side: int, angle: float, aspect: f
 
 def _warped(pixels: Pixels, matrix: Mask, side: int) -> Pixels:
     return np.asarray(cv2.warpAffine(pixels, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+def _moved(portrait: Portrait, matrix: Mask, pixels: Pixels) -> Points:
+    """The landmarks on the stage that `_placed` gave the matrix and the pixels for."""
+    points = portrait.landmarks if pixels is portrait.pixels else portrait.landmarks / 2
+    return (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+
+
+def _merged(ours: tuple[Pixels, Points], theirs: tuple[Pixels, Points], share: float) -> tuple[Pixels, Points]:
+    """Two people as one: both pictures drawn smoothly to landmarks in between, then mixed; `share` of it is ours."""
+    (pixels, points), (lent, lent_points) = ours, theirs
+    between = points * np.float32(share) + lent_points * np.float32(1 - share)
+    side = pixels.shape[0]
+    drawn = [_drawn(some, at[list(ANCHORS)], between[list(ANCHORS)], side) for some, at in ((pixels, points), (lent, lent_points))]
+    return np.asarray(cv2.addWeighted(drawn[0], share, drawn[1], 1 - share, 0), np.uint8), between
+
+
+def _drawn(pixels: Pixels, at: Points, to: Points, side: int, cells: int = 32) -> Pixels:
+    """A picture drawn so that what is at some points comes to others; far from all of them it stays where it is."""
+    grid = ((np.arange(cells, dtype=np.float32) + 0.5) * side / cells - 0.5).astype(np.float32)
+    away = (grid[None, :, None] - to[:, 0]) ** 2 + (grid[:, None, None] - to[:, 1]) ** 2
+    weight = np.exp(-away / (2 * (0.05 * side) ** 2))
+    field = (weight @ (at - to)) / (weight.sum(axis=2, keepdims=True) + 0.1)
+    field = cv2.resize(field.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+    xs, ys = manipulations.coordinates(side, side)
+    drawn = cv2.remap(pixels, xs + field[..., 0], ys + field[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(drawn, np.uint8)
+
+
+def _recoloured(made: Manipulation, rng: np.random.Generator) -> Manipulation:
+    """Real and fake with their channels exchanged, some of them inverted. Both commute with blending: no seam comes or goes."""
+    order, inverted = rng.permutation(3), rng.random(3) < 0.5
+    real, fake = (np.where(inverted, 255 - pixels[..., order], pixels[..., order]).astype(np.uint8) for pixels in (made.real, made.fake))
+    return replace(made, real=real, fake=fake)
 
 
 def _bent(pixels: Pixels, points: Points, rng: np.random.Generator) -> tuple[Pixels, Points]:

@@ -39,7 +39,7 @@ NOSE = (168, 193, 417, 6, 197, 195, 5, 4, 1, 19, 94, 2, 98, 327, 129, 358, 49, 2
 CHEEKS = (50, 280, 205, 425, 187, 411, 123, 352, 147, 376, 207, 427, 192, 416, 214, 434, 210, 430, 200, 199, 151, 9, 108, 337, 69, 299, 104,
           333, 68, 298, 117, 346, 118, 347, 101, 330, 36, 266, 203, 423, 206, 426)
 # fmt: on
-_ANCHORS = tuple(dict.fromkeys(OVAL + LIPS + LEFT_EYE + RIGHT_EYE + LEFT_BROW + RIGHT_BROW + NOSE + CHEEKS))
+ANCHORS = tuple(dict.fromkeys(OVAL + LIPS + LEFT_EYE + RIGHT_EYE + LEFT_BROW + RIGHT_BROW + NOSE + CHEEKS))
 """The landmarks that carry the swap's triangles: dense where faces differ, sparse elsewhere."""
 
 
@@ -284,7 +284,7 @@ def _poisson(source: Pixels, target: Pixels, mask: Mask) -> Pixels | None:
 
 def _warp_onto(donor: Pixels, donor_landmarks: Points, landmarks: Points, shape: tuple[int, ...], mesh: Triangles) -> Pixels:
     """Warp the donor so that its landmarks fall on ours; outside the face the nearest triangle's map goes on."""
-    anchors = list(_ANCHORS)
+    anchors = list(ANCHORS)
     ours, theirs = landmarks[anchors], donor_landmarks[anchors]
     index = np.full(shape[:2], -1, np.int16)
     corners = np.round(ours[mesh] * 8).astype(np.int32)
@@ -303,7 +303,7 @@ def _warp_onto(donor: Pixels, donor_landmarks: Points, landmarks: Points, shape:
 
 def triangles(landmarks: Points) -> Triangles:
     """Delaunay triangles over a face's anchors, (n, 3). They stay the same when the face is moved, turned, mirrored or scaled."""
-    points = landmarks[list(_ANCHORS)]
+    points = landmarks[list(ANCHORS)]
     low, high = points.min(axis=0) - 8, points.max(axis=0) + 8
     plane = cv2.Subdiv2D((int(low[0]), int(low[1]), int(high[0] - low[0]) + 1, int(high[1] - low[1]) + 1))
     plane.insert(points.tolist())
