@@ -14,6 +14,8 @@ from pipeline.jobs import Verdict
 
 CARD = "card.json"
 MAX_CARD_BYTES = 1_000_000
+PRECISIONS = ("f32", "bf16", "int8")
+"""What a network may be computed in."""
 
 
 class ModelError(Exception):
@@ -88,7 +90,7 @@ class Card(BaseModel):
     temperature: float = Field(default=1.0, gt=0)
     """score = sigmoid(logit / temperature)."""
     precision: dict[str, Any] = {"default": "f32"}
-    """`default`, and for each exported precision how far its scores are from float32."""
+    """`default` (`f32`, `bf16` or `int8`), and for each exported precision how far its scores are from float32."""
     metrics: dict[str, Metrics] = {}
     manifest_sha256: str = ""
     """Of the list of photographs it was trained on."""
@@ -105,6 +107,8 @@ class Card(BaseModel):
     def _of_this_product(self) -> Card:
         if self.channels != "RGB" or self.preprocessing != "x / 127.5 - 1":
             raise ValueError("channels must be RGB and preprocessing x / 127.5 - 1")
+        if self.precision.get("default", "f32") not in PRECISIONS:
+            raise ValueError(f"precision's default must be one of {', '.join(PRECISIONS)}")
         if CARD in self.files:
             raise ValueError("a card cannot hold its own hash")
         return self

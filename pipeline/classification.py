@@ -87,8 +87,9 @@ def load(folder: Path, *, runtime: str, precision: str, threads: int | None = No
     Args:
         folder: a version folder, as `registry.fetch` gives it.
         runtime: `openvino` (serving) or `tensorflow` (the reference; needs TensorFlow).
-        precision: `f32`, `bf16` or `int8`. `f32` is float32 throughout, even where the processor would offer less.
-            `bf16` on a processor without it runs in float32. TensorFlow runs in `f32` only.
+        precision: `f32`, `bf16`, `int8`, or `auto`: what the card names as its default (with TensorFlow: `f32`). `f32` is
+            float32 throughout, even where the processor would offer less. `bf16` on a processor without it runs in float32.
+            TensorFlow runs in `f32` only.
         threads: of one inference; None: as many as this process has cores.
 
     Raises ModelError if a file is missing or altered, if the version has no such precision, or if its graph does not
@@ -96,6 +97,8 @@ def load(folder: Path, *, runtime: str, precision: str, threads: int | None = No
     """
     card = verify(folder)
     threads = threads or len(os.sched_getaffinity(0))
+    if precision == "auto":
+        precision = card.precision.get("default", "f32") if runtime == "openvino" else "f32"
     if runtime == "openvino":
         return _openvino(folder, card, precision, threads)
     if runtime == "tensorflow":

@@ -84,7 +84,8 @@ class Settings(BaseModel):
     min_face_px: int = Field(default=48, ge=8)
     min_blur: float = Field(default=12.0, ge=0)
     runtime: Literal["openvino", "tensorflow"] = "openvino"
-    precision: Literal["f32", "bf16", "int8"] = "f32"
+    precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
+    """`auto`: what the model version's card names, where the runtime has it."""
     batch_max: int = Field(default=16, ge=1, le=256)
     batch_wait_ms: float = Field(default=4.0, ge=0, le=1000)
     mesh_thickness: int = Field(default=1, ge=1, le=20)

@@ -245,7 +245,7 @@ class Course:
         params = self._claim.params
         command = [self._python, "-m", "pipeline.training.release", "--weights", str(self.folder / "weights.h5")]
         command += ["--faces", str(found.faces.absolute()), "--out", str(made), "--name", NAME, "--version", version]
-        command += ["--training", str(self.folder / "training.json"), "--size", str(options.last_size(params))]
+        command += ["--training", str(self.folder / "training.json"), "--size", str(options.last_size(params)), "--compare"]
         command += ["--facts", str((self._settings.trainings_dir / "faces.npz").absolute())]
         command += [f"--street={params['street']}"] if "street" in params else []
         command += ["--no-grid"] if params.get("grid") is False else []

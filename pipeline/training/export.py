@@ -79,6 +79,13 @@ def openvino_logits(model: Path, crops: Pixels, *, precision: str = "f32", threa
     return np.concatenate([compiled(batch)["logit"][:, 0] for batch in _batches(crops)] or [np.empty(0, np.float32)])
 
 
+def has_bf16() -> bool:
+    """Whether this processor computes in bfloat16; on others OpenVINO takes float32 instead."""
+    import openvino as ov
+
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def keras_logits(weights: Path, crops: Pixels) -> Scores:
     """The reference: logits (n,) by Keras in float32."""
     from pipeline.training import network

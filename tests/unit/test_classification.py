@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
@@ -120,7 +121,7 @@ def test_a_score_that_is_not_a_number_is_an_error(tmp_path: Path) -> None:
         broken.logits(crops((1, 2, 3)))
 
 
-def convolutional(folder: Path, *, kernel: np.ndarray) -> Path:
+def convolutional(folder: Path, *, kernel: np.ndarray, **card: Any) -> Path:
     """A version whose graph is one wide convolution, summed: the kind of arithmetic that bfloat16 changes."""
     size = 32
     taken = op.parameter([-1, size, size, 3], np.uint8, name="crops")
@@ -130,7 +131,7 @@ def convolutional(folder: Path, *, kernel: np.ndarray) -> Path:
     logit = op.matmul(logit, op.constant(np.ones((len(kernel), 1), np.float32)), False, False)
     folder.mkdir(parents=True)
     openvino.save_model(openvino.Model([logit], [taken], "wide"), folder / "model.xml", compress_to_fp16=False)
-    return write_card(folder, name="wide", version="1", input_size=size)
+    return write_card(folder, name="wide", version="1", input_size=size, **card)
 
 
 def test_f32_is_float32_even_where_the_processor_prefers_less(tmp_path: Path) -> None:
@@ -153,6 +154,22 @@ def test_f32_is_float32_even_where_the_processor_prefers_less(tmp_path: Path) ->
         assert np.abs(half.logits(pictures) - exact).max() > 1e-3
     else:
         assert half.precision == "f32"
+
+
+def test_auto_is_what_the_card_names(tmp_path: Path) -> None:
+    kernel = np.random.default_rng(7).normal(size=(64, 3, 3, 3)).astype(np.float32)
+    pictures = np.random.default_rng(8).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    for named in ("f32", "bf16"):
+        folder = convolutional(tmp_path / named, kernel=kernel, precision={"default": named})
+        found, wanted = (load(folder, runtime="openvino", precision=precision) for precision in ("auto", named))
+        assert found.precision == wanted.precision
+        np.testing.assert_array_equal(found.logits(pictures), wanted.logits(pictures))
+
+
+def test_a_card_that_names_no_known_precision_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, precision={"default": "fp4"})
+    with pytest.raises(ModelError, match="precision's default must be one of f32, bf16, int8"):
+        load(folder, runtime="openvino", precision="auto")
 
 
 def test_float_input_graphs_get_prepared_crops(tmp_path: Path) -> None:
