@@ -68,7 +68,7 @@ def pair(portraits: Sequence[Portrait], index: int, seed: int, recipe: Recipe) -
     kind: Kind = rng.choice(KINDS[:3], p=(recipe.self_blended, recipe.face_swap, recipe.region))
     other = portraits[int(rng.integers(len(portraits)))] if rng.random() < recipe.morph else None
     strange = bool(rng.random() < recipe.strange)
-    stage = _staged(portrait, other, rng, recipe, any_way_round=strange)
+    stage = _staged(portrait, other, rng, recipe, turned=strange)
     made = manipulate(kind, stage, portraits, rng, own_donor=recipe.own_donor)
     if strange:
         made = _recoloured(made, rng)
@@ -164,12 +164,12 @@ def evaluation_set(
     return samples
 
 
-def _staged(portrait: Portrait, other: Portrait | None, rng: np.random.Generator, recipe: Recipe, *, any_way_round: bool = False) -> Portrait:
+def _staged(portrait: Portrait, other: Portrait | None, rng: np.random.Generator, recipe: Recipe, *, turned: bool = False) -> Portrait:
     """The portrait turned, mirrored, bent and scaled to the network's size or more, on another background half of the time."""
     largest = max(1.0, min(recipe.near, LARGEST_FACE * (1 + 2 * recipe.margin) / recipe.size))
     # the crop's side on the stage
     reach = recipe.size * float(rng.uniform(0.95, 1.12)) * float(np.exp(rng.uniform(0, np.log(largest))))
-    angle = float(rng.uniform(-180, 180)) if any_way_round else float(np.clip(rng.normal(0, 7), -20, 20))
+    angle = float(rng.uniform(-180, 180)) if turned else float(np.clip(rng.normal(0, 7), -20, 20))
     aspect = float(np.exp(rng.normal(0, 0.05)))
     mirrored = bool(rng.random() < 0.5)
     side = round(reach * 1.25)
@@ -212,7 +212,7 @@ def _warped(pixels: Pixels, matrix: Mask, side: int) -> Pixels:
 def _moved(portrait: Portrait, matrix: Mask, pixels: Pixels) -> Points:
     """The landmarks on the stage that `_placed` gave the matrix and the pixels for."""
     points = portrait.landmarks if pixels is portrait.pixels else portrait.landmarks / 2
-    return (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+    return np.asarray(points @ matrix[:, :2].T + matrix[:, 2], np.float32)
 
 
 def _merged(ours: tuple[Pixels, Points], theirs: tuple[Pixels, Points], share: float) -> tuple[Pixels, Points]:

@@ -83,7 +83,7 @@ def figures(scored: Scored, thresholds: Thresholds, *, seed: int) -> dict[str, A
         for side, values in (("real", reals), ("fake", fakes))
     }
     if not len(fakes) or not len(reals):
-        return found | dict.fromkeys(("auc", "auc_ci", "ap", "eer", "tpr_at_1fpr", "ece15", "brier", "accuracy"))
+        return found | dict.fromkeys(("auc", "auc_ci", "ap", "eer", "tpr_at_1fpr", "ece15", "ece15_by_chance", "brier", "accuracy"))
     who = None
     if scored.people and len(set(scored.people)) < len(scored.people):
         names = np.array(scored.people)
@@ -98,6 +98,7 @@ def figures(scored: Scored, thresholds: Thresholds, *, seed: int) -> dict[str, A
         "eer": metrics.eer(fakes, reals),
         "tpr_at_1fpr": metrics.tpr_at_fpr(fakes, reals, 0.01),
         "ece15": metrics.ece(fakes, reals, 15),
+        "ece15_by_chance": metrics.ece_by_chance(fakes, reals, 15, seed=seed),
         "brier": metrics.brier(fakes, reals),
         "accuracy": metrics.accuracy(fakes, reals, at),
         "false_positive_rate": float((reals >= at).mean()),

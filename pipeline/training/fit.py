@@ -102,6 +102,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--clip", type=float, default=5.0, help="largest norm of all gradients together, 0: none")
     add("--mask-weight", type=float, default=1.0, help="of the mask head's loss, 0: no mask head")
     add("--average", type=float, default=0.0, help="share that a step leaves of the weights' moving average, which is kept; 0: none")
+    add(
+        "--norms",
+        type=int,
+        default=30,
+        help="batches on which the norms are measured anew at the end, 0: none",
+    )
     add("--sam", type=float, default=0.0, help="radius of sharpness-aware minimisation, 0: off")
     add(
         "--bf16", nargs="?", const="policy", default="auto", choices=BF16, help="bfloat16 by Keras' policy or the Gaudi bridge's conversion"
@@ -155,6 +161,7 @@ def plan(chosen: argparse.Namespace, policy: str) -> Plan:
         "clip",
         "mask_weight",
         "average",
+        "norms",
         "sam",
     )
     more = ("steps", "hours", "look", "held_out", "patience")

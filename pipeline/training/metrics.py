@@ -128,6 +128,26 @@ def ece(fakes: Scores, reals: Scores, bins: int = 15) -> float:
     return float(sum(weight * abs(score - share) for score, share, weight in reliability(fakes, reals, bins)))
 
 
+def ece_by_chance(fakes: Scores, reals: Scores, bins: int = 15, *, seed: int, rounds: int = 200) -> float:
+    """The calibration error that perfectly calibrated scores would show with so many fakes and reals: what of `ece` may be chance.
+
+    Mean over seeded draws of as many scores from the even-odds mixture m(s) of those given, fakes with chance proportional to
+    s m(s) and reals to (1 - s) m(s), which makes the score the true share of fakes. Draws are independent, crops of one person are
+    not: with several of each, chance does more.
+    """
+    _both(fakes, reals)
+    rng = np.random.default_rng(seed)
+    scores = np.clip(np.concatenate([fakes, reals]).astype(np.float64), 1e-9, 1 - 1e-9)  # all 0 or all 1 have chances too
+    weight = np.concatenate([np.full(len(fakes), 0.5 / len(fakes)), np.full(len(reals), 0.5 / len(reals))])
+    fake, real = scores * weight, (1 - scores) * weight
+    found = []
+    for _ in range(rounds):
+        drawn_fakes = rng.choice(scores, size=len(fakes), p=fake / fake.sum())
+        drawn_reals = rng.choice(scores, size=len(reals), p=real / real.sum())
+        found.append(ece(drawn_fakes, drawn_reals, bins))
+    return float(np.mean(found))
+
+
 def risk_coverage(fakes: Scores, reals: Scores, points: int = 50) -> list[tuple[float, float]]:
     """(coverage, risk) at even odds: the share judged when the least sure are left out, and the share of those judged wrongly.
 

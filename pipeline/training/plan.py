@@ -18,6 +18,8 @@ class Plan:
         clip: the largest norm of all gradients together; 0: as they are (LARS needs none).
         mask_weight: of the mask's loss; 0: no mask head.
         average: share that a step leaves of the moving average of the weights, which is what is looked at and kept; 0: no average.
+        norms: batches, after the last one, on which the statistics of the batch norms are measured anew for the weights that are kept;
+            0: as training left them. At most as many as the last stage has steps.
         sam: the radius of sharpness-aware minimisation (2010.01412); 0: off. A step costs twice.
         policy: Keras' precision policy.
         steps, hours: of the whole training; with hours the steps of a stage are decided by its first seconds.
@@ -38,6 +40,7 @@ class Plan:
     clip: float = 5.0
     mask_weight: float = 1.0
     average: float = 0.0
+    norms: int = 30
     sam: float = 0.0
     policy: str = "float32"
     steps: int = 0

@@ -196,7 +196,7 @@ def release(chosen: argparse.Namespace, watch: Callable[[Sequence[Any], str], It
         write_card(folder, **facts)
     classifier = load(folder, runtime="openvino", precision="f32")
     found = evaluation.evaluate(classifier, chosen.faces, seed=chosen.seed, grid=not chosen.no_grid, facts=chosen.facts, watch=watch)
-    keep = ("n", "auc", "auc_ci", "ap", "eer", "tpr_at_1fpr", "ece15", "brier", "accuracy")
+    keep = ("n", "auc", "auc_ci", "ap", "eer", "tpr_at_1fpr", "ece15", "ece15_by_chance", "brier", "accuracy")
     facts["metrics"] = {name: {key: values[key] for key in keep} for name, values in found["sets"].items()}
     facts["false_positive_rate"] = found["false_positive_rate"]
     write_card(folder, **facts)

@@ -185,6 +185,7 @@ _COLUMNS = {
     "tpr_at_1fpr": "TPR at 1 % FPR",
     "accuracy": "accuracy",
     "ece15": "ECE(15)",
+    "ece15_by_chance": "by chance",
     "brier": "Brier",
 }
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from pipeline.jobs import Pixels
 from pipeline.training import checkpoint, stepping
-from pipeline.training.averaging import Average
+from pipeline.training.averaging import Average, measure_norms
 from pipeline.training.checkpoint import Progress
 from pipeline.training.devices import Rank
 from pipeline.training.errors import TrainingError
@@ -113,6 +113,9 @@ class Trainer:
         best = self.folder / "best.h5"
         if best.exists():
             network.load_weights(model, best)
+        steps = progress.lengths[-1]
+        fresh = range(steps, steps + min(self.plan.norms, steps))
+        measure_norms(model, (batch.crops for batch in self.batches(len(self.plan.stages) - 1, fresh)) if fresh else ())
         network.save_weights_half(model, self.folder / "weights.h5")
         self.tell({"event": "done", "seen": progress.seen, "hours": round(seconds / 3600, 3)})
 

@@ -19,12 +19,13 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.training import checkpoint, crops, feeding, fit
-from pipeline.training.averaging import Average
+from pipeline.training import checkpoint, crops, feeding, fit, weights
+from pipeline.training.averaging import Average, measure_norms
 from pipeline.training.checkpoint import CheckpointError, Progress
 from pipeline.training.errors import TrainingError
 from pipeline.training.examples import Recipe
 from pipeline.training.feeding import Batch
+from pipeline.training.network import preprocess
 from pipeline.training.plan import Plan
 from pipeline.training.trainer import Trainer
 
@@ -135,6 +136,26 @@ class TestTrainer:
         first, second = ([row["loss"] for row in found[0].curve[:2]] for found in curves if found)
         assert first == second, "in the first stage both take the same steps"
         assert (tmp_path / "average/weights.h5").read_bytes() != (tmp_path / "last/weights.h5").read_bytes()
+
+    def test_the_norms_statistics_are_those_of_the_weights_that_are_kept(self, tmp_path: Path) -> None:
+        keras = pytest.importorskip("tensorflow").keras
+        model = _small(SIZE, 0.0, False)
+        batches = [Toned(SIZE).batch(number).crops for number in range(3)]
+        seen = keras.Model(model.input, model.get_layer("conv1_conv").output)
+        means = [np.asarray(seen(preprocess(crops))).mean(axis=(0, 1, 2)) for crops in batches]
+        norm = model.get_layer("conv1_bn")
+        momentum, trained = norm.momentum, [np.array(weight) for weight in model.trainable_weights]
+        measure_norms(model, batches)
+        np.testing.assert_allclose(norm.moving_mean, np.mean(means, axis=0), rtol=1e-4, atol=1e-6)
+        assert norm.momentum == momentum
+        for before, after in zip(trained, model.trainable_weights, strict=True):
+            np.testing.assert_array_equal(before, after)
+
+        for norms in (0, 2):
+            assert _trainer(tmp_path / str(norms), replace(PLAN, norms=norms)).run()
+        left, measured = (weights.read(tmp_path / norms / "weights.h5") for norms in ("0", "2"))
+        assert not np.array_equal(left["conv1_bn"][2], measured["conv1_bn"][2]), "mean"
+        np.testing.assert_array_equal(left["conv1_conv"][0], measured["conv1_conv"][0])
 
     def test_a_checkpoint_waits_until_it_is_said_to_be_stored(self, tmp_path: Path) -> None:
         pytest.importorskip("tensorflow")

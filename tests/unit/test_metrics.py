@@ -72,6 +72,26 @@ def test_ece_of_true_probabilities_is_small_and_of_exaggerated_ones_is_not() -> 
     assert metrics.ece(extreme[fake], extreme[~fake]) > 0.08
 
 
+def test_what_of_the_calibration_error_is_chance() -> None:
+    # Given true probabilities, of few and of many
+    rng = np.random.default_rng(4)
+    few, many = [], []
+    for n, found in ((60, few), (6000, many)):
+        for _ in range(20):
+            probability = rng.beta(0.8, 0.8, n)
+            fake = rng.random(n) < probability
+            fakes, reals = probability[fake], probability[~fake]
+            found.append((metrics.ece(fakes, reals), metrics.ece_by_chance(fakes, reals, seed=1, rounds=20)))
+    # Then their calibration error is what chance alone would do, and less of it where there are more
+    for found in (few, many):
+        errors, chances = np.mean(found, axis=0)
+        assert chances == pytest.approx(errors, rel=0.25)
+    assert np.mean(many, axis=0)[1] < 0.25 * np.mean(few, axis=0)[1]
+    # and scores that leave nothing to chance have none
+    assert metrics.ece_by_chance(np.ones(5), np.zeros(5), seed=1) == pytest.approx(0, abs=1e-6)
+    assert metrics.ece_by_chance(np.zeros(5), np.zeros(5), seed=1) == pytest.approx(0.5, abs=1e-6)
+
+
 def test_accuracy_counts_both_sides_alike() -> None:
     assert metrics.accuracy(np.array([0.9, 0.9, 0.9, 0.1]), np.array([0.1]), 0.5) == pytest.approx((0.75 + 1) / 2)
 
