@@ -11,15 +11,17 @@ from tests.benchmarks import ablation
 
 
 @pytest.mark.parametrize("name", ablation.VARIANTS)
-def test_a_variant_differs_from_the_base_in_what_it_says(name: str) -> None:
-    def parsed(variant: tuple[str, ...]) -> dict[str, object]:
-        words = ablation.command(Path("faces"), Path("out/one"), 100, 3, variant)
+@pytest.mark.parametrize("start", [None, Path("old.h5")])
+def test_a_variant_differs_from_the_base_in_what_it_says(name: str, start: Path | None) -> None:
+    def parsed(name: str) -> dict[str, object]:
+        words = ablation.command(name, Path("faces"), Path("out/one"), 100, 3, "128:1:.0003", start)
         return vars(fit.parse(words[words.index("pipeline.training.fit") + 1 :]))
 
-    base, this = parsed(()), parsed(ablation.VARIANTS[name])
+    base, this = parsed("as it is"), parsed(name)
     said = {word.removeprefix("--").replace("-", "_") for word in ablation.VARIANTS[name] if word.startswith("--")}
     differs = {key for key in base if base[key] != this[key]} - {"command", "sizes"}
-    assert differs == said
+    assert differs == said | ({"stages"} if name in ablation.SIZES else set())
+    assert (base["weights"], base["sizes"]) == (start, ((128, 1.0, 0.0003),))
 
 
 def test_the_table_compares_with_the_first() -> None:
