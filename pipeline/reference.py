@@ -21,6 +21,7 @@ from pipeline.images import Limits
 from pipeline.settings import Settings
 from pipeline.storage import Storage
 from pipeline.tables.learning import CollectionRow, ItemRow, ReferenceRow
+from pipeline.tables.training import ScheduleRow
 
 LEAST_PEOPLE = 8
 """With fewer people in the hold-out nothing can be said."""
@@ -72,7 +73,17 @@ def owed(db: Database) -> tuple[str, str] | None:
 
 
 def lacking(db: Database) -> str:
-    """Why no day is compared with the hold-out, in a sentence; empty: nothing is lacking."""
+    """Why no day is compared with the hold-out, and which schedules wait for it in vain; empty: nothing is lacking."""
+    why = _lacking(db)
+    if not why:
+        return ""
+    with db.read() as session:
+        asks = (ScheduleRow.enabled.is_(True), ScheduleRow.on_drift.is_(True))
+        waiting = session.scalars(select(ScheduleRow.name).where(*asks).order_by(ScheduleRow.name)).all()
+    return f"{why} Until then drift fires nothing for {', '.join(waiting)}." if waiting else why
+
+
+def _lacking(db: Database) -> str:
     champion = _champion(db)
     if champion is None:
         return "Drift is not looked for, because there is no champion: `unmask models install` brings the first."

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pipeline import classification, collections, drift, reference, registry
+from pipeline import classification, collections, drift, reference, registry, schedules
 from pipeline.database import AliasRow, Database, ModelRow
 from pipeline.settings import Settings
 from pipeline.tables.learning import CollectionRow, ItemRow, ReferenceRow
@@ -54,6 +54,9 @@ def test_what_is_owed_and_what_is_lacking(db: Database) -> None:
     crowned(db)
     assert reference.owed(db) is None
     assert "there is no hold-out: `unmask datasets add FOLDER`" in reference.lacking(db)
+    schedules.add(db, "weekly", actor="ann", cron="0 3 * * 0", device="cpu", on_drift=True)
+    schedules.add(db, "nightly", actor="ann", cron="0 3 * * *", device="cpu")
+    assert reference.lacking(db).endswith("Until then drift fires nothing for weekly.")
     photographed(db, 0, reference.LEAST_PEOPLE - 1)
     assert reference.owed(db) is None
     assert "the hold-out has 7 people, and at least 8 are needed" in reference.lacking(db)

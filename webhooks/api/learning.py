@@ -7,7 +7,7 @@ from typing import Any
 from flask import Response
 from pydantic import BaseModel, Field
 
-from pipeline import drift, gate, shadow
+from pipeline import drift, gate, reference, shadow
 from webhooks import choosing
 from webhooks.access import principal
 from webhooks.api.blueprints import answer, picture, resource
@@ -90,6 +90,7 @@ class DriftDay(BaseModel):
 
 class Drift(BaseModel):
     days: list[DriftDay]
+    lacking: str | None = Field(None, description="Why days are not compared, in a sentence; null: nothing is lacking")
 
 
 @blueprint.get("/decisions", responses={200: Decisions})
@@ -155,4 +156,4 @@ def drift_days() -> Response:
     for day, rows in drift.days(here().database).items():
         measures = [DriftMeasure(**{key: getattr(row, key) for key in keys}) for row in rows]
         found.append(DriftDay(day=day, name=rows[0].model_name, version=rows[0].model_version, measures=measures))
-    return answer(Drift(days=found))
+    return answer(Drift(days=found, lacking=reference.lacking(here().database) or None))
