@@ -14,7 +14,7 @@ from pipeline.training.weights import WeightsError
 SIZE = 64
 
 
-def _crops(n: int = 5) -> Any:
+def smooth_crops(n: int = 5) -> Any:
     """Smooth random pictures: nearer to faces than noise is."""
     import cv2
 
@@ -43,7 +43,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.tensorflow
 def test_openvino_gives_the_scores_of_keras(weights: Path, tmp_path: Path) -> None:
     model = export.to_openvino(weights, tmp_path, input_size=SIZE)
-    reference, exported = export.keras_logits(weights, _crops()), export.openvino_logits(model, _crops())
+    reference, exported = export.keras_logits(weights, smooth_crops()), export.openvino_logits(model, smooth_crops())
     assert np.ptp(reference) > 1e-3
     np.testing.assert_allclose(exported, reference, rtol=1e-4, atol=1e-4)
 
@@ -58,8 +58,8 @@ def test_the_graph_is_half_precision_on_disk_and_takes_any_number_of_raw_crops(w
     assert graph.input(0).element_type == ov.Type.u8
     assert graph.input(0).partial_shape == ov.PartialShape([-1, SIZE, SIZE, 3])
     assert graph.output(0).get_names() == {"logit"}
-    assert len(export.openvino_logits(model, _crops(1))) == 1
-    assert len(export.openvino_logits(model, _crops(17))) == 17
+    assert len(export.openvino_logits(model, smooth_crops(1))) == 1
+    assert len(export.openvino_logits(model, smooth_crops(17))) == 17
 
 
 @pytest.mark.tensorflow
@@ -71,8 +71,8 @@ def test_the_mask_comes_along_when_asked(weights: Path, tmp_path: Path) -> None:
     compiled = ov.Core().compile_model(
         export.to_openvino(weights, tmp_path, input_size=SIZE, mask=True), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
-    wanted = keras.predict(network.preprocess(_crops()), verbose=0)[1]
-    np.testing.assert_allclose(compiled(_crops())["mask"], wanted, rtol=1e-3, atol=1e-3)
+    wanted = keras.predict(network.preprocess(smooth_crops()), verbose=0)[1]
+    np.testing.assert_allclose(compiled(smooth_crops())["mask"], wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
