@@ -138,8 +138,8 @@ def evaluation_set(
 ) -> list[Sample]:
     """A fixed test set: each portrait as it is (and as a self-blend toned it), and `per_portrait` fakes of a kind made from it.
 
-    No augmentation and no jitter: the crops are the ones serving would take. `jpeg` recompresses the whole picture at
-    that quality first, `face_px` scales it so that the face's box has so many pixels.
+    No augmentation and no jitter: of portraits that were loaded to be measured on, the crops are the very ones serving takes.
+    `jpeg` recompresses the whole picture at that quality first, `face_px` scales it so that the face's box has so many pixels.
     """
     samples = []
     for number, portrait in enumerate(portraits):

@@ -85,7 +85,7 @@ class Made:
     def batch(self, number: int) -> Batch:
         """See `Batch`. The photographs are loaded at the first call."""
         if self._portraits is None:
-            self._portraits = portraits.load(self.faces, "train", facts=self.facts)
+            self._portraits = portraits.load(self.faces, "train", facts=self.facts, largest=portraits.LARGEST_FACE)
         share = self.pairs // self.world
         begin = number * self.pairs + self.rank * share
         found = [self._others(index) if self._foreign(index) else self._pair(index) for index in range(begin, begin + share)]

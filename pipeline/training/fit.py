@@ -30,9 +30,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import gaudi
+from pipeline import gaudi, options
 from pipeline.groups import DEVICES
 from pipeline.jobs import Pixels
+from pipeline.options import Options, OptionsError
 from pipeline.training import checkpoint, devices, examples, lifeline, portraits
 from pipeline.training.checkpoint import CheckpointError
 from pipeline.training.crops import Cut, cached
@@ -90,8 +91,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--preset", choices=sorted(PRESETS), default="scratch")
     add("--stages", default="96:.25:.001,160:.35:.001,224:.4:.0005", help="crop size:share of the time:learning rate, …")
     long = parser.add_mutually_exclusive_group(required=True)
-    long.add_argument("--hours", type=float, default=0.0)
-    long.add_argument("--steps", type=int, default=0)
+    long.add_argument("--hours", type=float)
+    long.add_argument("--steps", type=int)
     add("--optimizer", choices=("lars", "sgd", "adamw"), default="adamw")
     add("--pairs", type=int, default=16, help="reals, and as many fakes, in a batch")
     add("--weight-decay", type=float, default=0.05)
@@ -135,11 +136,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.set_defaults(**preset)
     chosen = parser.parse_args(arguments)
     chosen.command = shlex.join(["unmask", "train", *(sys.argv[1:] if arguments is None else arguments)])
+    said = {name: value for name, value in vars(chosen).items() if name in Options.model_fields and value != parser.get_default(name)}
     try:
-        parts = [stage.split(":") for stage in chosen.stages.split(",")]
-        chosen.sizes = tuple((int(size), float(share), float(rate)) for size, share, rate in parts)
-    except ValueError:
-        parser.error(f"--stages {chosen.stages}: expected size:share:rate, separated by commas")
+        options.checked(said)
+    except OptionsError as error:
+        parser.error(str(error))
+    chosen.hours, chosen.steps = chosen.hours or 0.0, chosen.steps or 0
+    chosen.sizes = options.stages(chosen.stages)
     if abs(chosen.self_blended + chosen.face_swap + chosen.region - 1) > 1e-6:
         parser.error("--self-blended, --face-swap and --region must add up to 1")
     if chosen.ranks < 1 or chosen.pairs % chosen.ranks:
@@ -186,7 +189,8 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
     with Progress(chosen.progress) as progress:
         with _in_turn(chosen.out):  # one rank looks for the faces, the others and the makers find the facts in their file
             looking = Preparing(progress.tell, "faces")
-            people = {split: portraits.load(chosen.faces, split, facts=facts, watch=looking) for split in ("train", "val")}
+            people = {"train": portraits.load(chosen.faces, "train", facts=facts, largest=portraits.LARGEST_FACE, watch=looking)}
+            people["val"] = portraits.load(chosen.faces, "val", facts=facts, watch=looking)
         if not all(people.values()):
             raise DatasetError(f"{chosen.faces} has no photographs with a face in the split {'train' if not people['train'] else 'val'}.")
         records = training_records(chosen.data, watch=Preparing(progress.tell, "hashes")) if chosen.data else []

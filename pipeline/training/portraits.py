@@ -26,8 +26,10 @@ from pipeline.training.manipulations import Mask, Points
 
 CONTEXT = 2.2
 """How much of the photograph is kept: a square of so many face boxes around the face."""
+LARGEST_MEASURED = 1024
+"""To be measured on, faces stay as large as they are, as in serving; beyond so many pixels a side they are scaled down to them."""
 LARGEST_FACE = 300
-"""Faces are scaled down to at most so many pixels: beyond what the network can see."""
+"""To train on, faces are scaled down to at most so many pixels, which is more than the network sees: pairs are made faster."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,15 @@ def load(
     split: str | None = None,
     *,
     facts: Path | None = None,
+    largest: int = LARGEST_MEASURED,
     watch: Callable[[Iterable[dict[str, str]]], Iterable[dict[str, str]]] = lambda rows: rows,
 ) -> list[Portrait]:
     """Every photograph of `folder/faces.csv` (of one split, or all) in which exactly the expected face is found.
 
-    `faces.csv` has the columns path, identity, split and, for groups, gender and ethnicity. `facts` names the `.npz` to
-    read findings from and add new ones to. `watch` wraps the index's rows while they are
-    gone through. A photograph without a detectable face is left out. Raises FileNotFoundError when the folder has no index.
+    `faces.csv` has the columns path, identity, split and, for groups, gender and ethnicity. `facts` names the `.npz` to read findings
+    from and add new ones to. Faces larger than `largest` pixels a side are scaled down to that: to train on them give `LARGEST_FACE`.
+    `watch` wraps the index's rows while they are gone through. A photograph without a detectable face is left out. Raises
+    FileNotFoundError when the folder has no index.
     """
     with (folder / "faces.csv").open(newline="") as index:
         rows = [row for row in csv.DictReader(index) if split is None or row["split"] == split]
@@ -87,7 +91,7 @@ def load(
         region = _region(pixels, known[sha256])
         if f"{sha256}/person" not in known:
             known[f"{sha256}/person"] = _person(pixels[region])
-        found.append(_portrait(row, sha256, pixels, region, known[sha256], known[f"{sha256}/person"]))
+        found.append(_portrait(row, sha256, pixels, region, known[sha256], known[f"{sha256}/person"], largest))
     if facts is not None and len(known) > before:
         facts.parent.mkdir(parents=True, exist_ok=True)
         whole = facts.with_name(f".{facts.stem}.{os.getpid()}.npz")
@@ -129,10 +133,12 @@ def _region(pixels: Pixels, facts: Points) -> tuple[slice, slice]:
     return slice(top, bottom), slice(left, right)
 
 
-def _portrait(row: dict[str, str], sha256: str, pixels: Pixels, region: tuple[slice, slice], facts: Points, person: Pixels) -> Portrait:
+def _portrait(
+    row: dict[str, str], sha256: str, pixels: Pixels, region: tuple[slice, slice], facts: Points, person: Pixels, largest: int
+) -> Portrait:
     (w, h) = facts[1]
     surroundings = pixels[region]
-    scale = min(1.0, LARGEST_FACE / max(w, h))
+    scale = min(1.0, largest / max(w, h))
     if scale < 1:
         size = (round(surroundings.shape[1] * scale), round(surroundings.shape[0] * scale))
         surroundings = cv2.resize(surroundings, size, interpolation=cv2.INTER_AREA)

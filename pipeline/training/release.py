@@ -147,7 +147,8 @@ def release(chosen: argparse.Namespace, watch: Callable[[Sequence[Any], str], It
     """Do all of it; returns the version's folder. Raises WeightsError, DatasetError, ModelError or ExportError."""
     folder: Path = chosen.out / chosen.name / chosen.version
     folder.mkdir(parents=True, exist_ok=True)
-    people = {split: portraits.load(chosen.faces, split, facts=chosen.facts) for split in ("train", "val", "test")}
+    people = {split: portraits.load(chosen.faces, split, facts=chosen.facts) for split in ("val", "test")}
+    people["train"] = portraits.load(chosen.faces, "train", facts=chosen.facts, largest=portraits.LARGEST_FACE)
     if not all(people.values()):
         raise DatasetError(f"{chosen.faces} lacks photographs with a face in one of the splits train, val and test.")
     recipe = Recipe(size=chosen.size, margin=chosen.margin, smallest=min(chosen.size, Recipe.smallest))

@@ -174,7 +174,7 @@ class HalfBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.people:  # in the worker, once
             cv2.setNumThreads(1)
-            self.people = portraits.load(self.faces, "train", facts=self.facts)
+            self.people = portraits.load(self.faces, "train", facts=self.facts, largest=portraits.LARGEST_FACE)
         small = self.recipe.size // 16
         made = [examples.pair(self.people, number * PAIRS + k, self.seed, self.recipe) for k in range(PAIRS)]
         masks = np.stack([cv2.resize(p.mask, (small, small), interpolation=cv2.INTER_AREA) for p in made])

@@ -10,11 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.extraction import crop, detector
+from pipeline.classification import load
+from pipeline.extraction import detector, extract
 from pipeline.images import Limits, read
 from pipeline.jobs import Pixels
 from pipeline.settings import Settings
-from pipeline.training import portraits
+from pipeline.training import examples, portraits
+from pipeline.training.examples import Recipe
+from tests.fixtures.models import write_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,12 +40,30 @@ def test_a_photograph_without_a_face_is_left_out(folder: Path) -> None:
     assert [p.photo for p in portraits.load(folder, "val")] == ["b.png"]
 
 
-def test_training_sees_the_bytes_that_serving_sees(folder: Path) -> None:
-    (person,) = portraits.load(folder, "val")
+@pytest.mark.parametrize("times", [1, 5])
+def test_what_is_measured_are_the_bytes_that_serving_sees(folder: Path, tmp_path: Path, times: int) -> None:
+    # Given a photograph with a face of a hundred pixels, and one with a face of five hundred
+    photograph = cv2.imread(str(folder / "b.png"))
+    cv2.imwrite(str(folder / "b.png"), cv2.resize(photograph, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC))
+    # When serving judges it, and evaluation does
+    model = load(write_model(tmp_path / "models", size=64), runtime="openvino", precision="f32", threads=1)
     pixels = read((folder / "b.png").read_bytes(), Limits.of(Settings())).pixels
-    (found,) = detector("mediapipe", 0.5)(pixels)
-    served = crop(pixels, found.box, size=64, margin=0.15)
-    assert np.array_equal(crop(person.pixels, person.box, size=64, margin=0.15), served)
+    (served,) = extract(pixels, detector=detector("mediapipe", 0.5), size=64, margin=0.15, min_face_px=48, min_blur=0)
+    people = portraits.load(folder, "val")
+    (measured,) = examples.evaluation_set(people, "warp", seed=1, per_portrait=0, recipe=Recipe(size=64, margin=0.15))
+    # Then both see the same bytes, and say the same
+    assert served.crop is not None
+    np.testing.assert_array_equal(measured.crop, served.crop)
+    ((one, _), (other, _)) = model.judge(served.crop[None]) + model.judge(measured.crop[None])
+    assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_to_train_on_large_faces_are_scaled_down(folder: Path) -> None:
+    photograph = cv2.imread(str(folder / "b.png"))
+    cv2.imwrite(str(folder / "b.png"), cv2.resize(photograph, None, fx=5, fy=5, interpolation=cv2.INTER_CUBIC))
+    sides = {largest: max(portraits.load(folder, "val", largest=largest)[0].box.as_list()[2:]) for largest in (300, 1024)}
+    assert sides[300] == 300
+    assert 450 < sides[1024] < 600
 
 
 def test_findings_are_kept_and_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
