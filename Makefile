@@ -47,9 +47,9 @@ format: dev-environment ## rewrite the code in the house style
 	@$(DEV)/ruff check --fix .
 	@$(DEV)/ruff format .
 
-evaluate: dev-environment ## measure the champion on held-out identities; writes build/evaluate.json
+evaluate: dev-environment ## measure the champion on held-out identities; writes build/evaluate.json and build/report/
 	@mkdir -p build
-	@$(DEV)/unmask evaluate --json build/evaluate.json $(ARGS)
+	@$(DEV)/unmask evaluate --json build/evaluate.json --report build/report $(ARGS)
 
 faults: dev-environment ## prove that nothing is lost, by killing things; writes build/faults.json (make faults ARGS=--list)
 	@$(DEV)/python -m tests.faults $(ARGS)
