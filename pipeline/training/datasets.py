@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline import card
-
-PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff"))
+PICTURES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".avifs", ".bmp", ".gif", ".tif", ".tiff"),
+)
+"""Whatever serving reads (see `formats.READ`)."""
 VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm"))
 METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter")
 """FaceForensics++'s manipulations of its 1,000 YouTube videos."""
@@ -102,18 +103,31 @@ def manifest(path: Path) -> list[Record]:
     Columns: `path` and `label` (real or fake), and where known `identity`, `manipulation`, `split` (train, val, test) and
     `sha256`; every other column is a group, such as `gender`. Raises DatasetError, naming the line.
     """
-    return parse(path.read_text(encoding="utf-8"), path.parent, lines=path.suffix.lower() != ".csv")
+    return parse(text(path), path.parent, lines=path.suffix.lower() != ".csv")
 
 
-def parse(text: str, root: Path, *, lines: bool = False) -> list[Record]:
-    """The records of a manifest's text, wherever it came from: CSV, or JSON `lines`. See `manifest`."""
-    rows: Iterable[Mapping[str, object]]
+def text(path: Path) -> str:
+    """The text of a manifest or an index in UTF-8, with or without the mark in front that spreadsheets write. Raises DatasetError."""
     try:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else list(csv.DictReader(io.StringIO(text)))
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not written in UTF-8: save it again as CSV UTF-8.") from error
+
+
+def parse(written: str, root: Path, *, lines: bool = False) -> list[Record]:
+    """The records of a manifest's text, wherever it came from: CSV, or JSON `lines`. See `manifest`."""
+    rows: Iterable[tuple[int, object]]
+    try:
+        if lines:
+            rows = [(number, json.loads(line)) for number, line in enumerate(written.split("\n"), start=1) if line.strip()]
+        else:
+            rows = list(enumerate(csv.DictReader(io.StringIO(written, newline="")), start=2))
     except (json.JSONDecodeError, csv.Error) as error:
         raise DatasetError(f"The manifest cannot be read: {error}.") from error
     records = []
-    for number, row in enumerate(rows, start=1 if lines else 2):
+    for number, row in rows:
+        if not isinstance(row, Mapping):
+            raise DatasetError(f"Line {number} of the manifest is no JSON object with a path and a label.")
         values = {key: str(value) for key, value in row.items() if key is not None and value not in (None, "")}
         label, split = values.get("label", "").lower(), values.get("split", "")
         if "path" not in values or label not in ("real", "fake"):
@@ -262,4 +276,6 @@ def _hash(path: Path) -> str:
     if path.is_dir():
         lines = "".join(f"{file.name} {_hash(file)}\n" for file in sorted(path.iterdir()) if file.is_file())
         return hashlib.sha256(lines.encode()).hexdigest()
+    from pipeline import card  # late: who only makes pairs may lack what it needs
+
     return card.sha256(path)

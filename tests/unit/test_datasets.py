@@ -83,6 +83,20 @@ def test_a_wrong_manifest_names_its_line(tmp_path: Path, text: str, said: str) -
         datasets.parse(text, tmp_path)
 
 
+def test_a_manifest_may_come_out_of_a_spreadsheet(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes("path,label,identity\r\nä.jpg,real,jörg\r\n".encode("utf-8-sig"))
+    assert datasets.load(tmp_path / "m.csv") == [Record(tmp_path / "ä.jpg", False, "jörg")]
+    (tmp_path / "m.csv").write_bytes("path,label\nä.jpg,real\n".encode("cp1252"))
+    with pytest.raises(DatasetError, match=r"m\.csv is not written in UTF-8"):
+        datasets.load(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("line", ["[1]", "7", '"a.jpg"', "null"])
+def test_a_json_line_that_is_no_object_is_named(tmp_path: Path, line: str) -> None:
+    with pytest.raises(DatasetError, match="Line 3 of the manifest is no JSON object"):
+        datasets.parse(f'{{"path": "a.jpg", "label": "real"}}\n\n{line}\n', tmp_path, lines=True)
+
+
 def test_broken_json_lines_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cannot be read"):
         datasets.parse('{"path": "a.jpg", "label"', tmp_path, lines=True)
