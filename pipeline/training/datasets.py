@@ -85,16 +85,33 @@ def in_splits(root: Path) -> list[Record]:
 
 
 def folders(root: Path) -> list[Record]:
-    """Pictures and videos under `root/real` and `root/fake`; the sub-folders of `fake` name the manipulations."""
+    """Pictures and videos under `root/real` and `root/fake`; the sub-folders of `fake` name the manipulations.
+
+    Pictures in a sub-folder (`real/clip`, `fake/method/clip`) are taken for frames of one clip, and so for one identity: what shows
+    one person must not be in two splits. Where a sub-folder holds many people, a manifest can say who they are. Raises DatasetError.
+    """
     records = []
     for fake, place in ((False, root / "real"), (True, root / "fake")):
         for path in _files(place):
-            parts = path.relative_to(place).parts
-            method = (parts[0] if len(parts) > 1 else "fake") if fake else ""
-            records.append(Record(path, fake, manipulation=method))
+            inside = path.relative_to(place).parent.parts
+            method = (inside[0] if inside else "fake") if fake else ""
+            clip = inside[1:] if fake else inside
+            # with the data set's name, as every other one may have a clip 1 as well
+            identity = "/".join((root.resolve().name, *clip)).replace("+", " ") if clip and path.suffix.lower() in PICTURES else ""
+            records.append(Record(path, fake, identity, method))
     if not records:
-        raise DatasetError(f"There are no pictures or videos under {root / 'real'} or {root / 'fake'}.")
+        others = passed_over(root)
+        raise DatasetError(
+            f"There are no pictures or videos under {root / 'real'} or {root / 'fake'}"
+            + (f", only {others} file{'s' * (others > 1)} of other kinds." if others else ".")
+        )
     return records
+
+
+def passed_over(root: Path) -> int:
+    """How many files under `root/real` and `root/fake` are no records: of kinds that are not read. Hidden files do not count."""
+    files = [path for name in ("real", "fake") for path in (root / name).rglob("*") if path.is_file()]
+    return sum(path.suffix.lower() not in PICTURES | VIDEOS and not path.name.startswith(".") for path in files)
 
 
 def manifest(path: Path) -> list[Record]:
@@ -189,6 +206,20 @@ def split_by_identity(records: Sequence[Record], *, seed: int, val: float = 0.15
     People who are seen together go together. Who goes where depends on the seed and the names alone, so that a data set that
     grows keeps everybody in place, unless new records join two people of different splits (then DatasetError).
     """
+    found = []
+    for record, group in zip(records, linked([record.people or {f"file {record.path.name}"} for record in records]), strict=True):
+        draw = int.from_bytes(hashlib.sha256(f"{seed} {group}".encode()).digest()[:8], "big") / 2**64
+        split = "test" if draw < test else "val" if draw < test + val else "train"
+        found.append(record if record.split else replace(record, split=split))
+    must_be_disjoint(found)
+    return found
+
+
+def linked(seen: Iterable[Iterable[str]]) -> list[str]:
+    """For each of several pictures, given who is seen in it, the group of everybody who is linked to them by pictures of two or more.
+
+    The least name stands for the group, so the order changes nothing.
+    """
     parent: dict[str, str] = {}
 
     def root(person: str) -> str:
@@ -196,19 +227,12 @@ def split_by_identity(records: Sequence[Record], *, seed: int, val: float = 0.15
             person = parent[person]
         return person
 
-    named = [(record, sorted(record.people) or [f"file {record.path.name}"]) for record in records]
-    for _, people in named:
+    named = [sorted(people) for people in seen]
+    for people in named:
         for person in people[1:]:
-            # the least name stands for the group: independent of the order of the records
             first, second = sorted((root(people[0]), root(person)))
             parent[second] = first
-    found = []
-    for record, people in named:
-        draw = int.from_bytes(hashlib.sha256(f"{seed} {root(people[0])}".encode()).digest()[:8], "big") / 2**64
-        split = "test" if draw < test else "val" if draw < test + val else "train"
-        found.append(record if record.split else replace(record, split=split))
-    must_be_disjoint(found)
-    return found
+    return [root(people[0]) for people in named]
 
 
 def hashed(records: Iterable[Record]) -> list[Record]:

@@ -163,6 +163,10 @@ def found_sets(
 ) -> Sets:
     """One set for each manipulation in the records, with all reals in each; only `real` where there are no fakes."""
     find = cut.find()
+    # A fake is of two people, its reals of one each: whoever is linked so is drawn together, else an interval would be too narrow.
+    # Somebody unknown is somebody of their own.
+    groups = datasets.linked([record.people or {f"file {record.path}"} for record in records])
+    records = [replace(record, identity=group) for record, group in zip(records, groups, strict=True)]
     rows: dict[Condition, list[tuple[Record, float]]] = {condition: [] for condition in conditions}
     failed: dict[str, Counter[str]] = {}
     for record in watch(records, "pictures"):
@@ -205,8 +209,7 @@ def _scored(rows: Sequence[tuple[Record, float]], *failed: Mapping[str, int]) ->
     return Scored(
         np.array([score for _, score in rows], np.float64),
         np.array([record.fake for record, _ in rows], bool),
-        # somebody unknown is somebody of their own
-        tuple(record.identity or str(record.path) for record, _ in rows),
+        tuple(record.identity for record, _ in rows),
         tuple(record.group for record, _ in rows),
         dict(together),
     )

@@ -10,7 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from pipeline import formats
 from pipeline.extraction import Detection, crop
 from pipeline.jobs import Box
 from pipeline.training import crops, datasets
@@ -50,6 +52,46 @@ def test_folders_name_the_manipulations(tmp_path: Path) -> None:
         _picture(tmp_path / name) if not name.endswith("txt") else (tmp_path / name).write_text("no picture")
     found = {record.path.name: (record.fake, record.manipulation) for record in datasets.load(tmp_path)}
     assert found == {"a.jpg": (False, ""), "b.png": (True, "fake"), "c.jpg": (True, "swap"), "d.jpg": (True, "swap")}
+
+
+def test_every_kind_of_picture_that_serving_reads_is_learnt_from(tmp_path: Path) -> None:
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats.READ}
+    for suffix in suffixes:
+        (tmp_path / f"real/a{suffix.upper()}").parent.mkdir(exist_ok=True)
+        (tmp_path / f"real/a{suffix.upper()}").write_bytes(b"a picture")
+    assert ".gif" in suffixes
+    assert {record.path.suffix.lower() for record in datasets.load(tmp_path)} == suffixes
+
+
+def test_files_of_other_kinds_are_passed_over_and_counted(tmp_path: Path) -> None:
+    for name in ("real/a.heic", "fake/swap/b.txt", "fake/.DS_Store", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("no picture")
+    with pytest.raises(DatasetError, match=r"fake, only 2 files of other kinds\.$"):
+        datasets.load(tmp_path)
+    _picture(tmp_path / "real/c.png")
+    assert len(datasets.load(tmp_path)) == 1
+    assert datasets.passed_over(tmp_path) == 2
+
+
+def test_frames_of_a_clip_stay_in_one_split(tmp_path: Path) -> None:
+    # Given clips as folders of frames, real and fake, and pictures by themselves
+    for clip in range(12):
+        for frame in range(4):
+            for side in ("real", "fake/swap"):
+                (tmp_path / f"{side}/clip{clip}").mkdir(parents=True, exist_ok=True)
+                (tmp_path / f"{side}/clip{clip}/{frame:04}.png").write_bytes(b"a frame")
+    (tmp_path / "real/alone.png").write_bytes(b"a picture")
+    (tmp_path / "fake/swap/alone too.png").write_bytes(b"a picture")
+    # When they are split
+    found = datasets.in_splits(tmp_path)
+    # Then a clip and what was made of it are in one split, and there is more than one
+    splits = {clip: {r.split for r in found if r.path.parent.name == clip} for clip in {r.path.parent.name for r in found if r.identity}}
+    assert len(splits) == 12
+    assert all(len(of_clip) == 1 for of_clip in splits.values())
+    assert len(set.union(*splits.values())) > 1
+    # and pictures by themselves are of nobody known
+    assert {record.path.name for record in found if not record.identity} == {"alone.png", "alone too.png"}
 
 
 def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:

@@ -96,6 +96,23 @@ def test_the_scores_are_those_of_serving(green: Any, somebody: None, pictures: P
     assert found["swap"][CLEAN].scores[0] == pytest.approx(served, abs=1e-9)
 
 
+def test_whoever_is_linked_by_a_fake_is_drawn_together(green: Any, somebody: None, tmp_path: Path) -> None:
+    # Given the reals 000 and 001, fakes of one by the other, a second method's of which one has no face, a pair of others, and somebody
+    rows = ["path,label,identity,manipulation", "a.png,real,000,", "b.png,real,001,", "c.png,fake,001+000,swap", "d.png,real,002,"]
+    rows += ["e.png,fake,003+002,swap", "black.png,fake,000+001,neural", "f.png,real,,"]
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    for row in rows[1:]:
+        _faces(tmp_path / row.partition(",")[0], SKIN, SKIN)
+    cv2.imwrite(str(tmp_path / "black.png"), np.zeros((50, 100, 3), np.uint8))
+    # When
+    cut = crops.Cut(size=64, min_face_px=20, min_blur=0)
+    found = evaluation.found_sets(evaluation.Scorer(green), evaluation.datasets.load(tmp_path / "m.csv"), cut, (CLEAN,))
+    # Then each pair is one, in every set alike
+    first, second, alone = "000", "002", f"file {tmp_path / 'f.png'}"
+    assert found["swap"][CLEAN].people == (first, first, first, second, second, alone)
+    assert found["neural"][CLEAN].people == (first, first, second, alone)
+
+
 def test_reals_alone_give_a_false_positive_rate_and_no_auc(green: Any, somebody: None, tmp_path: Path) -> None:
     _faces(tmp_path / "real/a.png", SKIN, SKIN)
     _faces(tmp_path / "real/b.png", GREEN, SKIN)
