@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 STAGES = r"\d{2,4}:(\d+(\.\d*)?|\.\d+):(\d+(\.\d*)?|\.\d+)(e-?\d+)?(,\d{2,4}:(\d+(\.\d*)?|\.\d+):(\d+(\.\d*)?|\.\d+)(e-?\d+)?)*"
 MODEL = r"([A-Za-z0-9][A-Za-z0-9._-]{0,127}/)?[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+SMALLEST = 32
+"""Side in pixels of the smallest crop that the network takes."""
 CHAMPION = "champion"
 OF_RELEASE = frozenset(("street", "grid"))
 OF_WORKER = frozenset(("start",))
@@ -81,9 +83,20 @@ class Options(BaseModel):
     @field_validator("stages")
     @classmethod
     def _whole(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(STAGES, value):
+        if value is None:
+            return None
+        if not re.fullmatch(STAGES, value):
             raise ValueError("takes size:share:rate, separated by commas, such as 96:.5:.001,224:.5:.0005")
+        for size, share, rate in stages(value):
+            if size < SMALLEST or not 0 < share <= 1 or not rate > 0:
+                raise ValueError(f"each stage takes a size from {SMALLEST} pixels on, a share above 0 and up to 1, and a rate above 0")
         return value
+
+
+def stages(said: str) -> tuple[tuple[int, float, float], ...]:
+    """Crop size in pixels, share of the time and learning rate of each stage. Raises ValueError where that is not what is said."""
+    parts = [stage.split(":") for stage in said.split(",")]
+    return tuple((int(size), float(share), float(rate)) for size, share, rate in parts)
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,6 +111,11 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         raise OptionsError(f"The option {name} of a training is wrong: {first['msg'].removeprefix('Value error, ')}.") from error
     if chosen.hours is not None and chosen.steps is not None:
         raise OptionsError("A training takes hours or steps, not both.")
+    kind = chosen.held_out
+    # a share that is not said is the trainer's own, which is above 0 for all three; the warp has none
+    if kind not in (None, "warp") and getattr(chosen, kind) != 0:
+        name = kind.replace("_", "-")
+        raise OptionsError(f"The kind held out is never trained on: with held-out {kind}, {name} must be 0, and the others make up for it.")
     return chosen.model_dump(exclude_none=True)
 
 

@@ -136,6 +136,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.set_defaults(**preset)
     chosen = parser.parse_args(arguments)
     chosen.command = shlex.join(["unmask", "train", *(sys.argv[1:] if arguments is None else arguments)])
+    # what is given has the bounds that it has over the API; the defaults are ours, and depend on the machine
     said = {name: value for name, value in vars(chosen).items() if name in Options.model_fields and value != parser.get_default(name)}
     try:
         options.checked(said)

@@ -9,6 +9,7 @@ import pytest
 from pipeline import options
 from pipeline.options import OptionsError
 from pipeline.training import fit
+from pipeline.training.examples import KINDS, Recipe
 
 
 def test_options_become_the_trainers_command_line(tmp_path: Any) -> None:
@@ -63,11 +64,59 @@ def test_where_and_how_it_runs_is_not_to_be_said(name: str) -> None:
         ("seed=-1", "option seed"),
         ("average=1", "option average"),
         ("average=-.1", "option average"),
+        ("stages=31:1:.001", "option stages"),
+        ("stages=96:1.5:.001", "option stages"),
+        ("stages=96:0:.001", "option stages"),
+        ("stages=96:.5:.001,128:.5:0", "option stages"),
     ],
 )
 def test_what_makes_no_sense_is_said_by_name(word: str, said: str) -> None:
     with pytest.raises(OptionsError, match=said):
         options.parsed([word])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("look=0", "steps=3"),
+        ("pairs=0", "steps=3"),
+        ("hours=0",),
+        ("hours=inf",),
+        ("steps=-1",),
+        ("stages=96:1:-.001", "steps=3"),
+        ("stages=96:2:.001", "steps=3"),
+        ("data-share=1.5", "steps=3"),
+        ("face-swap=1.27", "region=-.72", "steps=3"),
+        ("average=1", "steps=3"),
+        ("held-out=region", "steps=3"),
+    ],
+)
+def test_the_trainers_own_command_line_has_the_same_bounds(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OptionsError) as refused:
+        options.parsed(words)
+    with pytest.raises(SystemExit) as ended:
+        fit.parse(["--faces", "x", "--out", "y", *(f"--{word}" for word in words)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"error: {refused.value}")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "warp"])
+def test_the_kind_that_is_held_out_has_no_share(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name = kind.replace("_", "-")
+    assert getattr(Recipe, kind) > 0
+    for more in ([], [f"{name}=.2"]):
+        with pytest.raises(OptionsError, match=f"held-out {kind}, {name} must be 0"):
+            options.parsed([f"held-out={kind}", *more])
+
+    others = [other.replace("_", "-") for other in KINDS if other not in (kind, "warp")]
+    words = [f"held-out={kind}", f"{name}=0", *(f"{other}=.5" for other in others)]
+
+    assert options.parsed(words)["held_out"] == kind
+    assert fit.parse(["--faces", "x", "--out", "y", "--steps=3", *(f"--{word}" for word in words)]).held_out == kind
+
+
+def test_the_warp_is_held_out_whatever_the_shares() -> None:
+    assert options.parsed(["held-out=warp", "face-swap=.3"]) == {"held_out": "warp", "face_swap": 0.3}
 
 
 def test_hours_or_steps() -> None:
