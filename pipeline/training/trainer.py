@@ -169,6 +169,8 @@ class _Stage:
             enough = looked and self.rank.first and self._look(sets, losses, steps, speed)
             due = self.rank.first and now - saved > self.trainer.save_s
             enough, stop, due = map(bool, self.rank.agree(enough, self.trainer.stopping(), due))
+            if enough:  # the stage is that long from now on: whoever comes back to it must not train any further
+                steps = progress.lengths[self.number] = progress.step
             if looked or stop or due:
                 self._save([] if looked else losses, steps, speed)
                 if not stop:

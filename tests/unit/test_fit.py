@@ -87,12 +87,21 @@ def _without_clock(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class TestTrainer:
     pytestmark = tensorflow
 
-    @pytest.mark.parametrize(("optimizer", "average"), [("adamw", 0.0), ("adamw", 0.9), ("lars", 0.0)])
-    def test_a_run_stopped_twice_ends_with_the_very_weights_of_one_that_was_not(
-        self, tmp_path: Path, optimizer: str, average: float
-    ) -> None:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"optimizer": "adamw"},
+            {"optimizer": "adamw", "average": 0.9},
+            {"optimizer": "adamw", "policy": "mixed_bfloat16"},
+            {"optimizer": "adamw", "sam": 0.05},
+            {"optimizer": "lars", "trust": 0.1},
+            {"optimizer": "sgd"},
+        ],
+        ids=lambda change: " ".join(str(value) for value in change.values()),
+    )
+    def test_a_run_stopped_twice_ends_with_the_very_weights_of_one_that_was_not(self, tmp_path: Path, change: dict[str, Any]) -> None:
         pytest.importorskip("tensorflow")
-        plan = replace(PLAN, optimizer=optimizer, trust=0.1, average=average)
+        plan = replace(PLAN, **change)
         assert _trainer(tmp_path / "straight", plan).run()
         # stopped in the first stage right at a look, and again in the second between two
         assert not _trainer(tmp_path / "broken", plan, stop_after=4).run()
@@ -200,6 +209,24 @@ class TestTrainer:
         assert told[-1]["seen"] < 400 * 8
         held = [line["auc_warp"] for line in told if line["event"] == "look"]
         assert held.index(max(held)) == len(held) - 1 - 3
+
+    @pytest.mark.parametrize("average", [0.0, 0.9])
+    def test_what_ended_early_is_not_trained_any_further(self, tmp_path: Path, average: float) -> None:
+        pytest.importorskip("tensorflow")
+        told: list[dict[str, Any]] = []
+        plan = replace(PLAN, steps=200, stages=((SIZE, 1.0, 0.02),), patience=1, average=average)
+        assert _trainer(tmp_path, plan).run()
+        left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        (tmp_path / "weights.h5").unlink()  # as if it had been killed right before it wrote them
+
+        assert _trainer(tmp_path, plan, stop_after=1, tell=told.append).run()
+
+        assert [line["event"] for line in told] == ["device", "done"]
+        assert told[-1]["seen"] < 200 * 8
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == left
+        found = checkpoint.load(tmp_path, _trainer(tmp_path, plan).key)
+        assert found is not None
+        assert found[0].lengths == [found[0].step]
 
     def test_hours_become_steps_once_and_are_kept(self, tmp_path: Path) -> None:
         pytest.importorskip("tensorflow")
