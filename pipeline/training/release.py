@@ -39,6 +39,8 @@ LIMITS = [
     "Its photographs were taken in studios; other light, cameras and compression were only simulated.",
     "A score is a reason for a person to look closer, and no proof.",
 ]
+KEPT = ("n", "auc", "auc_ci", "ap", "eer", "tpr_at_1fpr", "ece15", "ece15_by_chance", "brier", "accuracy", "coverage", "risk")
+"""The figures of a set that its card keeps."""
 STREET_PAIRS = 600
 """Augmented pairs of validation faces that thresholds are measured on, beside the faces as they are."""
 
@@ -135,6 +137,28 @@ def comparison_crops(people: Sequence[portraits.Portrait], recipe: Recipe, seed:
     return np.stack([s.crop for kind in KINDS for s in examples.evaluation_set(people, kind, seed=seed, per_portrait=1, recipe=recipe)])
 
 
+def measured(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card keeps of an evaluation's document: all but the curves, a few kilobytes.
+
+    `metrics` and `failed_faces` by set; `grid`: the AUC that each set loses under each condition; `groups`: false positives and
+    AUC of each self-reported group.
+    """
+    lost = {
+        kind: {value: {name: round(row["auc_lost"], 4) for name, row in rows.items()} for value, rows in conditions.items()}
+        for kind, conditions in found["grid"].items()
+    }
+    return {
+        "metrics": {name: {key: values.get(key) for key in KEPT} for name, values in found["sets"].items()},
+        "false_positive_rate": found["false_positive_rate"],
+        "grid": lost,
+        "groups": {
+            attribute: {value: {**row, "auc": {name: round(auc, 4) for name, auc in row["auc"].items()}} for value, row in rows.items()}
+            for attribute, rows in found["groups"].items()
+        },
+        "failed_faces": found["failed_faces"],
+    }
+
+
 def write_card(folder: Path, **facts: Any) -> Card:
     """Write `card.json` with the hash of every other file in the folder."""
     hashes = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != CARD}
@@ -151,6 +175,7 @@ def release(chosen: argparse.Namespace, watch: Callable[[Sequence[Any], str], It
     people["train"] = portraits.load(chosen.faces, "train", facts=chosen.facts, largest=portraits.LARGEST_FACE)
     if not all(people.values()):
         raise DatasetError(f"{chosen.faces} lacks photographs with a face in one of the splits train, val and test.")
+    portraits.must_be_several([person for found in people.values() for person in found], chosen.faces)
     recipe = Recipe(size=chosen.size, margin=chosen.margin, smallest=min(chosen.size, Recipe.smallest))
     named = files.read_any(*chosen.weights)
 
@@ -197,10 +222,7 @@ def release(chosen: argparse.Namespace, watch: Callable[[Sequence[Any], str], It
         write_card(folder, **facts)
     classifier = load(folder, runtime="openvino", precision="f32")
     found = evaluation.evaluate(classifier, chosen.faces, seed=chosen.seed, grid=not chosen.no_grid, facts=chosen.facts, watch=watch)
-    keep = ("n", "auc", "auc_ci", "ap", "eer", "tpr_at_1fpr", "ece15", "ece15_by_chance", "brier", "accuracy")
-    facts["metrics"] = {name: {key: values[key] for key in keep} for name, values in found["sets"].items()}
-    facts["false_positive_rate"] = found["false_positive_rate"]
-    write_card(folder, **facts)
+    write_card(folder, **facts, **measured(found))
     (folder.parent / f"{chosen.version}.evaluate.json").write_text(json.dumps(found, indent=1) + "\n")
     if chosen.report:
         report.write(found, chosen.report)

@@ -208,12 +208,17 @@ def _page(document: Mapping[str, Any], pictures: Mapping[str, tuple[str, bytes]]
         f"<div class=grid>{''.join(_figure_tag(caption, data) for caption, data in pictures.values())}</div>",
     ]
     groups = [
-        [f"{_said(attribute)}: {value}", str(row["n"]), _value(row["false_positive_rate"]), _value(row["over_overall"])]
+        [
+            f"{_said(attribute)}: {value}",
+            *(_value(row[column]) for column in ("n", "false_positive_rate", "over_overall")),
+            *(_value(row["auc"].get(name)) for name in document["sets"]),
+        ]
         for attribute, values in document["groups"].items()
         for value, row in values.items()
     ]
     if groups:
-        parts += ["<h2>By self-reported group</h2>", _table(["group", "n", "reals called fake", "over all"], groups)]
+        columns = ["group", "n", "reals called fake", "over all", *(f"AUC {_said(name)}" for name in document["sets"])]
+        parts += ["<h2>By self-reported group</h2>", _table(columns, groups)]
     failed = [
         [_said(key), ", ".join(f"{_said(why)}: {count}" for why, count in reasons.items())]
         for key, reasons in document["failed_faces"].items()

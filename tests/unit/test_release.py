@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.card import verify
+from pipeline.card import Thresholds, verify
 from pipeline.classification import load
-from pipeline.training import calibration, release, weights
+from pipeline.training import calibration, figures, release, report, weights
+from pipeline.training.figures import CLEAN, GRID, Scored
 from pipeline.training.graph import STAGES
 from pipeline.training.weights import Named
 
@@ -79,6 +80,10 @@ def test_weights_become_a_version_that_serving_takes(faces: Path, tmp_path: Path
     assert set(card.files) == {"weights.h5", "model.xml", "model.bin"}
     assert (card.seed, card.training["hours"], card.code_version) == (7, 1.5, "0.1")
     assert set(card.metrics) == {"self_blended", "face_swap", "region", "warp"}
+    found = json.loads((tmp_path / "versions/unmask-resnet50/1.evaluate.json").read_text())
+    for name, of_set in card.metrics.items():
+        assert of_set.model_dump()["coverage"] == found["sets"][name]["coverage"]
+    assert card.model_dump()["failed_faces"] == {name: {} for name in card.metrics}
     assert "photographs of 3 people" in card.limits[0], "those it was trained on, and nobody else"
     assert "{" not in "".join(card.limits)
     assert card.thresholds.authentic_below <= card.thresholds.manipulated_from
@@ -90,7 +95,76 @@ def test_weights_become_a_version_that_serving_takes(faces: Path, tmp_path: Path
     weights.write(tmp_path / "plain.h5", random_weights())
     plain = release.export.to_openvino(tmp_path / "plain.h5", tmp_path, input_size=64)
     np.testing.assert_allclose(logits, release.export.openvino_logits(plain, crops) + bias, atol=1e-4)
-    assert json.loads((tmp_path / "versions/unmask-resnet50/1.evaluate.json").read_text())["model"]["sha256"] == card.files["model.bin"]
+    assert found["model"]["sha256"] == card.files["model.bin"]
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """An evaluation's document of four sets under all conditions. Of 120 faces a set, women's fakes are found more easily."""
+    rng = np.random.default_rng(1)
+    fake = np.arange(120) % 2 == 1
+    groups = tuple({"gender": ("female", "male")[k // 2 % 2], "ethnicity": f"group {k // 12}", "age": f"{k // 12}0s"} for k in range(120))
+
+    def scored(noise: float) -> Scored:
+        easy = np.array([0.4 if group["gender"] == "female" else 0.1 for group in groups])
+        return Scored(np.clip(0.3 + easy * fake + rng.normal(0, noise, 120), 0, 1), fake, (), groups, {"no_face": 2})
+
+    kinds = ("self_blended", "face_swap", "region", "warp")
+    sets = {kind: {condition: scored(0.1 if condition == CLEAN else 0.4) for condition in (CLEAN, *GRID)} for kind in kinds}
+    bounds = Thresholds(authentic_below=0.3, manipulated_from=0.6)
+    return {
+        "model": {"name": "x", "version": "1", "sha256": "", "precision": "f32"},
+        "seed": 1,
+        "split": "test",
+        "manifest": "0" * 64,
+        "thresholds": bounds.model_dump(),
+        "weighting": "even",
+        **figures.document(sets, bounds, seed=1),
+    }
+
+
+def test_a_card_keeps_all_that_was_measured_but_the_curves(found: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"")
+    card = release.write_card(
+        tmp_path,
+        name="x",
+        version="1",
+        created_at="2026-01-01T00:00:00Z",
+        thresholds=found["thresholds"],
+        limits=release.limits(99),
+        **release.measured(found),
+    )
+    kept = json.loads((tmp_path / "card.json").read_text())
+    assert kept["grid"]["jpeg"]["50"]["warp"] == pytest.approx(found["grid"]["jpeg"]["50"]["warp"]["auc_lost"], abs=1e-4)
+    assert {kind: set(values) for kind, values in kept["grid"].items()} == {"jpeg": {"95", "75", "50"}, "size": {"160", "96", "64"}}
+    women = kept["groups"]["gender"]["female"]
+    assert women["n"] == found["groups"]["gender"]["female"]["n"]
+    assert women["auc"]["warp"] == pytest.approx(found["groups"]["gender"]["female"]["auc"]["warp"], abs=1e-4)
+    assert kept["failed_faces"] == {name: {"no_face": 2} for name in card.metrics}
+    for name, values in kept["metrics"].items():
+        assert [values[key] for key in ("auc", "coverage", "risk")] == [found["sets"][name][key] for key in ("auc", "coverage", "risk")]
+        assert not {"roc", "reliability", "risk_coverage"} & set(values)
+    assert (tmp_path / "card.json").stat().st_size < 20_000
+
+
+def test_the_report_says_for_each_group_how_well_fakes_are_told(found: dict[str, Any], tmp_path: Path) -> None:
+    page = report.write(found, tmp_path).read_text()
+    women, men = (found["groups"]["gender"][value]["auc"] for value in ("female", "male"))
+    assert women["face_swap"] > men["face_swap"] + 0.1
+    titles = ("group", "n", "reals called fake", "over all", "AUC self blended", "AUC face swap", "AUC region", "AUC warp")
+    assert "".join(f"<th>{title}</th>" for title in titles) in page
+    for value, areas in (("female", women), ("male", men)):
+        [row] = [line for line in page.split("<tr>") if line.startswith(f"<td>gender: {value}</td>")]
+        assert row.count("<td>") == len(titles)
+        assert "".join(f"<td>{area:.3f}</td>" for area in areas.values()) in row
+
+
+def test_a_group_without_fakes_in_a_set_has_a_dash_there(found: dict[str, Any], tmp_path: Path) -> None:
+    women = found["groups"]["gender"]["female"]
+    lacking = {**women, "auc": {name: area for name, area in women["auc"].items() if name != "region"}}
+    page = report.write({**found, "groups": {"gender": {"female": lacking}}}, tmp_path).read_text()
+    [row] = [line for line in page.split("<tr>") if line.startswith("<td>gender: female</td>")]
+    assert f"<td>{women['auc']['face_swap']:.3f}</td><td>–</td><td>{women['auc']['warp']:.3f}</td>" in row
 
 
 def test_a_card_says_whose_faces_a_network_was_trained_on() -> None:
