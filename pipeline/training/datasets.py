@@ -158,6 +158,25 @@ def parse(written: str, root: Path, *, lines: bool = False) -> list[Record]:
     return records
 
 
+def index(folder: Path) -> list[dict[str, str]]:
+    """The rows of `folder/faces.csv`, in the order of their paths, whatever order they were written in.
+
+    Each has at least path, identity and split. Raises FileNotFoundError where there is no index, and DatasetError where a column is
+    missing or somebody is in two splits.
+    """
+    place = folder / "faces.csv"
+    try:
+        table = csv.DictReader(io.StringIO(text(place), newline=""))
+        rows = [{key: value or "" for key, value in row.items() if key is not None} for row in table]
+    except csv.Error as error:
+        raise DatasetError(f"{place} cannot be read: {error}.") from error
+    for column in ("path", "identity", "split"):
+        if column not in (table.fieldnames or ()):
+            raise DatasetError(f"{place} has no column {column}: it needs path, identity and split.")
+    must_be_disjoint(Record(folder / row["path"], False, row["identity"], split=row["split"]) for row in rows)
+    return sorted(rows, key=lambda row: (row["path"], row["identity"]))
+
+
 def faceforensics(root: Path, *, compression: str = "c23", splits: Path | None = None, methods: Sequence[str] = METHODS) -> list[Record]:
     """FaceForensics++ in its own layout: `original_sequences/youtube/{c}/videos`, `manipulated_sequences/{Method}/{c}/videos`.
 

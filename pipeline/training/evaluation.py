@@ -9,7 +9,6 @@ face's, as in `POST /predict`.
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import json
 import platform
@@ -93,22 +92,23 @@ def evaluate(
     conditions = (CLEAN, *GRID) if grid else (CLEAN,)
     card = classifier.card
     if (faces / "faces.csv").exists():
-        people = portraits.load(faces, split, facts=facts)
+        refused: list[str] = []
+        people = portraits.load(faces, split, facts=facts, refused=refused, watch=lambda rows: watch(list(rows), "photographs"))
         if not people:
             raise DatasetError(f"No face of the split {split} was found in {faces}.")
+        portraits.must_be_several(people, faces)
         recipe = Recipe(size=card.input_size, margin=card.margin)
         sets = made_sets(Scorer(classifier), people, recipe, conditions, seed=seed, per_portrait=per_portrait, watch=watch)
-        without = _indexed(faces, split) - len(people)
-        sets = {
-            name: {at: replace(s, failed={"no_face": without} if without else {}) for at, s in found.items()}
-            for name, found in sets.items()
-        }
+        indexed = sum(row["split"] == split for row in datasets.index(faces))
+        counted = {"no_face": indexed - len(people) - len(refused), "refused": len(refused)}
+        failed = {why: number for why, number in counted.items() if number}
+        sets = {name: {at: replace(scored, failed=failed) for at, scored in found.items()} for name, found in sets.items()}
         manifest = portraits.manifest(people)
     else:
         records = [record for record in datasets.load(faces) if record.split in ("", split)]
         if not records:
             raise DatasetError(f"Nothing in {faces} belongs to the split {split}.")
-        records = datasets.hashed(records)
+        records = datasets.hashed(watch(records, "hashes"))
         how = Cut(**{**(cut or Cut()).__dict__, "size": card.input_size, "margin": card.margin})
         sets = found_sets(Scorer(classifier), records, how, conditions, watch=watch)
         manifest = datasets.content_hash(records)
@@ -195,11 +195,6 @@ def found_sets(
         }
         for method in methods
     }
-
-
-def _indexed(faces: Path, split: str) -> int:
-    with (faces / "faces.csv").open(newline="", encoding="utf-8") as index:
-        return sum(row["split"] == split for row in csv.DictReader(index))
 
 
 def _scored(rows: Sequence[tuple[Record, float]], *failed: Mapping[str, int]) -> Scored:

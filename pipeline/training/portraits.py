@@ -6,7 +6,6 @@ photograph's sha256, so that the photographs are looked at once, and a machine w
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections.abc import Callable, Iterable
@@ -22,6 +21,8 @@ from pipeline import images, solutions
 from pipeline.extraction import Detector, detector
 from pipeline.jobs import Box, Pixels
 from pipeline.rendering import landmarks as find_landmarks
+from pipeline.training import datasets
+from pipeline.training.datasets import DatasetError
 from pipeline.training.manipulations import Mask, Points
 
 CONTEXT = 2.2
@@ -66,38 +67,57 @@ def load(
     *,
     facts: Path | None = None,
     largest: int = LARGEST_MEASURED,
+    refused: list[str] | None = None,
     watch: Callable[[Iterable[dict[str, str]]], Iterable[dict[str, str]]] = lambda rows: rows,
 ) -> list[Portrait]:
     """Every photograph of `folder/faces.csv` (of one split, or all) in which exactly the expected face is found.
 
     `faces.csv` has the columns path, identity, split and, for groups, gender and ethnicity. `facts` names the `.npz` to read findings
     from and add new ones to. Faces larger than `largest` pixels a side are scaled down to that: to train on them give `LARGEST_FACE`.
-    `watch` wraps the index's rows while they are gone through. A photograph without a detectable face is left out. Raises
-    FileNotFoundError when the folder has no index.
+    `watch` wraps the index's rows while they are gone through. A photograph without a detectable face is left out; one that cannot be
+    read is an error, or where `refused` is given, left out and its path put there. In the order of their paths. Raises
+    FileNotFoundError when the folder has no index or lacks a photograph, and DatasetError (see `datasets.index`).
     """
-    with (folder / "faces.csv").open(newline="") as index:
-        rows = [row for row in csv.DictReader(index) if split is None or row["split"] == split]
+    rows = [row for row in datasets.index(folder) if split is None or row["split"] == split]
     known: dict[str, Any] = dict(np.load(facts)) if facts is not None and facts.exists() else {}
     before = len(known)
     found = []
-    for row in watch(rows):
-        data = (folder / row["path"]).read_bytes()
-        sha256 = hashlib.sha256(data).hexdigest()
-        pixels = images.read(data, images.Limits(bytes=1 << 27, pixels=1 << 27, side=1 << 15)).pixels
-        if sha256 not in known:
-            known[sha256] = _look(pixels, detector("mediapipe", 0.5))
-        if not known[sha256].size:
-            continue
-        region = _region(pixels, known[sha256])
-        if f"{sha256}/person" not in known:
-            known[f"{sha256}/person"] = _person(pixels[region])
-        found.append(_portrait(row, sha256, pixels, region, known[sha256], known[f"{sha256}/person"], largest))
-    if facts is not None and len(known) > before:
-        facts.parent.mkdir(parents=True, exist_ok=True)
-        whole = facts.with_name(f".{facts.stem}.{os.getpid()}.npz")
-        np.savez_compressed(whole, **known)
-        whole.replace(facts)
+    try:
+        for row in watch(rows):
+            data = (folder / row["path"]).read_bytes()
+            sha256 = hashlib.sha256(data).hexdigest()
+            try:
+                pixels = images.read(data, images.Limits(bytes=1 << 27, pixels=1 << 27, side=1 << 15)).pixels
+            except images.ImageRefused as error:
+                if refused is None:
+                    raise DatasetError(f"The photograph {folder / row['path']} cannot be used: {error}") from error
+                refused.append(row["path"])
+                continue
+            if sha256 not in known:
+                known[sha256] = _look(pixels, detector("mediapipe", 0.5))
+            if not known[sha256].size:
+                continue
+            region = _region(pixels, known[sha256])
+            if f"{sha256}/person" not in known:
+                known[f"{sha256}/person"] = _person(pixels[region])
+            found.append(_portrait(row, sha256, pixels, region, known[sha256], known[f"{sha256}/person"], largest))
+    finally:  # what was looked at need not be again, even if a later photograph is broken
+        if facts is not None and len(known) > before:
+            facts.parent.mkdir(parents=True, exist_ok=True)
+            whole = facts.with_name(f".{facts.stem}.{os.getpid()}.npz")
+            np.savez_compressed(whole, **known)
+            whole.replace(facts)
     return found
+
+
+def must_be_several(people: Iterable[Portrait], folder: Path) -> None:
+    """Raise DatasetError where portraits of a split show one person only: a face swap takes the face of another."""
+    identities: dict[str, set[str]] = {}
+    for person in people:
+        identities.setdefault(person.split, set()).add(person.identity)
+    for split, names in sorted(identities.items()):
+        if len(names) < 2:
+            raise DatasetError(f"{folder} has faces of only one person in the split {split}: a face swap needs two people.")
 
 
 def manifest(portraits: Iterable[Portrait]) -> str:

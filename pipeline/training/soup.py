@@ -84,6 +84,7 @@ def make(chosen: argparse.Namespace) -> list[str]:
     people = portraits.load(chosen.faces, "val", facts=chosen.facts)
     if not people:
         raise DatasetError(f"{chosen.faces} has no photographs with a face in the split val.")
+    portraits.must_be_several(people, chosen.faces)
     sets: dict[str, tuple[Pixels, Any]] = {}
     for kind in KINDS:
         samples = examples.evaluation_set(people, kind, seed=chosen.seed, per_portrait=chosen.per_portrait, recipe=recipe)

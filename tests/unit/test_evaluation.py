@@ -96,6 +96,17 @@ def test_the_scores_are_those_of_serving(green: Any, somebody: None, pictures: P
     assert found["swap"][CLEAN].scores[0] == pytest.approx(served, abs=1e-9)
 
 
+def test_what_is_gone_through_is_told(green: Any, somebody: None, pictures: Path) -> None:
+    seen: list[str] = []
+
+    def watch(items: Any, what: str) -> Any:
+        seen.append(f"{len(items)} {what}")
+        return items
+
+    evaluation.evaluate(green, pictures, grid=False, cut=crops.Cut(min_face_px=20, min_blur=0), watch=watch)
+    assert seen == ["14 hashes", "14 pictures"]
+
+
 def test_whoever_is_linked_by_a_fake_is_drawn_together(green: Any, somebody: None, tmp_path: Path) -> None:
     # Given the reals 000 and 001, fakes of one by the other, a second method's of which one has no face, a pair of others, and somebody
     rows = ["path,label,identity,manipulation", "a.png,real,000,", "b.png,real,001,", "c.png,fake,001+000,swap", "d.png,real,002,"]
@@ -221,6 +232,8 @@ def test_fakes_made_here_from_portraits_are_measured_without_tensorflow(green: A
             table.writerow((f"{name}.png", name, "test", "female"))
         cv2.imwrite(str(tmp_path / "nobody.png"), np.full((200, 200, 3), 90, np.uint8))
         table.writerow(("nobody.png", "nobody", "test", "female"))
+        (tmp_path / "broken.png").write_bytes(b"no picture")
+        table.writerow(("broken.png", "broken", "test", "female"))
     seen: list[str] = []
 
     def watch(items: Any, what: str) -> Any:
@@ -232,7 +245,11 @@ def test_fakes_made_here_from_portraits_are_measured_without_tensorflow(green: A
     # Then
     assert list(found["sets"]) == ["self_blended", "face_swap", "region", "warp"]
     assert all(values["n"] == 4 and 0 <= values["auc"] <= 1 for values in found["sets"].values())
-    assert found["failed_faces"]["warp"] == {"no_face": 1}
-    assert seen == ["4 faces made here"]
+    assert found["failed_faces"]["warp"] == {"no_face": 1, "refused": 1}
+    assert seen == ["4 photographs", "4 faces made here"]
     again = evaluation.evaluate(green, tmp_path, per_portrait=1, grid=False, facts=tmp_path / "facts.npz")
     assert again == found
+    # and where only one of them has a face, that is said before anything is made
+    (tmp_path / "two.png").write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match="only one person in the split test"):
+        evaluation.evaluate(green, tmp_path, facts=tmp_path / "facts.npz")
