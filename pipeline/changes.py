@@ -162,4 +162,5 @@ def face_of(row: FaceRow, *, crop: bool) -> Face:
         side = isqrt(len(row.crop) // 3)
         pixels = np.frombuffer(row.crop, np.uint8).reshape(side, side, 3)
     reason = None if row.reason is None else Reason(row.reason)
-    return Face(row.index, Box(row.x, row.y, row.w, row.h), row.detection, Quality(row.size, row.blur), reason, pixels)
+    quality = Quality(row.size, row.blur, row.blocks)
+    return Face(row.index, Box(row.x, row.y, row.w, row.h), row.detection, quality, reason, pixels)

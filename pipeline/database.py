@@ -143,6 +143,8 @@ class FaceRow(Base):
     detection: Mapped[float]
     size: Mapped[int]
     blur: Mapped[float]
+    blocks: Mapped[float | None]
+    """Null: the face was found before they were measured."""
     crop: Mapped[bytes | None] = mapped_column(LargeBinary)
     """(size, size, 3) uint8 RGB, row by row."""
     score: Mapped[float | None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,7 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from pipeline import facenets, images
 from pipeline.facenets import FloatBox, Floats
@@ -23,6 +25,14 @@ LEAST_PROPOSAL = 0.2
 MOST_CANDIDATES = 250
 BLUR_PX = 112
 """The scale at which blur is measured, so that the threshold means the same for every network size."""
+BLOCK_PX = 8
+"""JPEG compresses blocks of so many pixels a side."""
+SEEN_PX = 2
+"""A block that is smaller than this in the crop is no longer to be seen there: what is left of the face is fit to be judged."""
+MOST_LINES = 256
+"""So many rows and columns of a face are looked at for blocks, evenly spread: more say nothing new."""
+FLAT = 0.25
+"""In grey levels, added to what differs within the blocks: where nothing does, a step of one level is no ruin yet."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +63,29 @@ def detector(name: str, min_score: float) -> Detector:
     raise ValueError(f"There is no detector {name!r}: it is mediapipe or haar.")
 
 
-def extract(pixels: Pixels, *, detector: Detector, size: int, margin: float, min_face_px: int, min_blur: float) -> list[Face]:
+def extract(
+    pixels: Pixels, *, detector: Detector, size: int, margin: float, min_face_px: int, min_blur: float, max_blocks: float
+) -> list[Face]:
     """Every face of an upright image, from left to right, `index` in that order.
 
-    `size` and `margin` are the classifier's (see `crop`). A face smaller than `min_face_px` or less sharp than `min_blur`
-    gets a reason instead of a crop.
+    `size` and `margin` are the classifier's (see `crop`). A face smaller than `min_face_px`, less sharp than `min_blur` or
+    with plainer blocks than `max_blocks` gets a reason instead of a crop. Blocks are no reason where the face is so large that
+    they are smaller than `SEEN_PX` in its crop.
     """
     found = sorted(detector(pixels), key=lambda detection: (detection.box.x, detection.box.y))
     faces = []
     for index, detection in enumerate(found):
         box = detection.box
         cut = crop(pixels, box, size=size, margin=margin)
-        quality = Quality(size=min(box.w, box.h), blur=round(blur(cut), 3))
+        blocky = round(blocks(pixels, box), 3)
+        quality = Quality(size=min(box.w, box.h), blur=round(blur(cut), 3), blocks=blocky)
         reason = None
         if quality.size < min_face_px:
             reason = Reason.FACE_TOO_SMALL
         elif quality.blur < min_blur:
             reason = Reason.BLURRED
+        elif blocky > max_blocks and BLOCK_PX * size >= SEEN_PX * _side(box, margin):
+            reason = Reason.COMPRESSED
         faces.append(Face(index, box, detection.score, quality, reason, None if reason else cut))
     return faces
 
@@ -79,7 +95,7 @@ def crop(pixels: Pixels, box: Box, *, size: int, margin: float) -> Pixels:
 
     Where the square leaves the image, the image's edge is repeated. Shrunk by area, enlarged by cubic interpolation.
     """
-    side = max(1, round(max(box.w, box.h) * (1 + 2 * margin)))
+    side = _side(box, margin)
     left = round(box.x + box.w / 2 - side / 2)
     top = round(box.y + box.h / 2 - side / 2)
     height, width = pixels.shape[:2]
@@ -99,6 +115,39 @@ def blur(crop: Pixels) -> float:
     if grey.shape != (BLUR_PX, BLUR_PX):
         grey = cv2.resize(grey, (BLUR_PX, BLUR_PX), interpolation=cv2.INTER_AREA if grey.shape[0] > BLUR_PX else cv2.INTER_CUBIC)
     return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+
+
+def blocks(pixels: Pixels, box: Box) -> float:
+    """How plainly a face shows the blocks of JPEG, at the picture's own resolution: 0 not at all, above about 3 it is ruined.
+
+    It is the mean step in grey across the blocks' borders, less that between neighbours within the blocks, over the root of the
+    latter: texture hides blocks, but not in proportion. The two means are those that Wang, Sheikh and Bovik (2002, "No-reference
+    perceptual quality assessment of JPEG compressed images") call blockiness and activity. Differing from them, the grid is looked
+    for at all its phases, so a picture may have been cut since; a few strong edges count for little (the median of the lines); and
+    the lesser of the two directions counts, so stripes are no blocks. Pixels alone are looked at: a PNG of a ruined JPEG is as
+    ruined. What was scaled since has its grid no longer, nor have video and WebP, whose decoders smooth it: they pass.
+    """
+    face = pixels[box.y : box.y + box.h, box.x : box.x + box.w]
+    rows = cv2.cvtColor(np.ascontiguousarray(face[:: max(1, box.h // MOST_LINES)]), cv2.COLOR_RGB2GRAY)
+    columns = cv2.cvtColor(np.ascontiguousarray(face[:, :: max(1, box.w // MOST_LINES)]), cv2.COLOR_RGB2GRAY)
+    return min(_excess(np.asarray(rows, np.uint8)), _excess(np.ascontiguousarray(columns.T, np.uint8)))
+
+
+def _excess(grey: npt.NDArray[np.uint8]) -> float:
+    """What steps from left to right exceed the others by at the phase of the grid where they are largest; `grey` is (h, w)."""
+    whole = (grey.shape[1] - 1) // BLOCK_PX
+    if not whole:
+        return 0.0
+    steps = cv2.reduce(cv2.absdiff(grey[:, 1:], grey[:, :-1]), 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
+    by_phase = np.median(steps[: whole * BLOCK_PX].reshape(whole, BLOCK_PX), axis=0)
+    across = float(by_phase.max())
+    within = (float(by_phase.sum()) - across) / (BLOCK_PX - 1)
+    return (across - within) / math.sqrt(within + FLAT)
+
+
+def _side(box: Box, margin: float) -> int:
+    """The side in pixels of the square that `crop` cuts out."""
+    return max(1, round(max(box.w, box.h) * (1 + 2 * margin)))
 
 
 class BlazeFace:

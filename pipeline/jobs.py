@@ -89,11 +89,12 @@ class Verdict(str, Enum):
 
 
 class Reason(str, Enum):
-    """Why a face or an image got no verdict."""
+    """Why a face or an image got no verdict, in the order in which a face is looked at: the last is nearest to being judged."""
 
     NO_FACE = "no_face"
     FACE_TOO_SMALL = "face_too_small"
     BLURRED = "blurred"
+    COMPRESSED = "compressed"
 
 
 _WORST_FIRST = tuple(Verdict)
@@ -140,10 +141,12 @@ class Box:
 @dataclass(frozen=True)
 class Quality:
     """What the gate looks at. `size`: the shorter side of the box in pixels. `blur`: variance of the Laplacian of the
-    grey crop scaled to a fixed size; small is blurred."""
+    grey crop scaled to a fixed size; small is blurred. `blocks`: how plainly the blocks of JPEG show (see `extraction.blocks`);
+    large is ruined. None: the face was measured before they were."""
 
     size: int
     blur: float
+    blocks: float | None = None
 
 
 @dataclass(frozen=True)

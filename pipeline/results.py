@@ -68,7 +68,7 @@ def face_document(face: FaceRow) -> dict[str, Any]:
         "index": face.index,
         "box": [face.x, face.y, face.w, face.h],
         "detection": face.detection,
-        "quality": {"size": face.size, "blur": face.blur},
+        "quality": {"size": face.size, "blur": face.blur, "blocks": face.blocks},
         "score": face.score,
         "verdict": face.verdict,
         "reason": face.reason,

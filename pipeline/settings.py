@@ -83,6 +83,7 @@ class Settings(BaseModel):
     min_detection: float = Field(default=0.5, ge=0, le=1)
     min_face_px: int = Field(default=48, ge=8)
     min_blur: float = Field(default=12.0, ge=0)
+    max_blocks: float = Field(default=2.8, gt=0)
     runtime: Literal["openvino", "tensorflow"] = "openvino"
     precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
     """`auto`: what the model version's card names, where the runtime has it."""

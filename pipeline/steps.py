@@ -25,7 +25,8 @@ _HELD = and_(_THIS, JOBS.c.status == Status.RUNNING.value, _AT_STAGE, JOBS.c.fen
 _OF_UPLOAD = ["id", "bucket", "key", "version_id", "etag", "sequencer", "size", "origin", "inbox", "queue"]
 _AT_FIRST = ["status", "stage", "fence", "attempts", "worker", "timings_ms", "sequence"]
 JOB = Statement(insert(JOBS).values(woken_at=now(), created_at=now()), _OF_UPLOAD + _AT_FIRST)
-FACE = Statement(insert(FACES), ["job_id", "index", "x", "y", "w", "h", "detection", "size", "blur", "crop", "verdict", "reason"])
+_OF_FACE = ["job_id", "index", "x", "y", "w", "h", "detection", "size", "blur", "blocks", "crop", "verdict", "reason"]
+FACE = Statement(insert(FACES), _OF_FACE)
 
 
 def _claim(*also: ColumnElement[bool], **values: Any) -> Statement:

@@ -33,6 +33,7 @@ REASONS = {
     Reason.NO_FACE.value: "no face found",
     Reason.FACE_TOO_SMALL.value: "face too small to judge",
     Reason.BLURRED.value: "face too blurred to judge",
+    Reason.COMPRESSED.value: "face too compressed to judge",
 }
 
 

@@ -90,6 +90,7 @@ def _extract(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> bool
         margin=card.margin,
         min_face_px=chosen.min_face_px,
         min_blur=chosen.min_blur,
+        max_blocks=chosen.max_blocks,
     )
     faults.point("detected", claim.upload.key)
     scratch.keep_pixels(chosen, claim.job_id, picture.sha256, picture.pixels)

@@ -40,6 +40,7 @@ class Cut:
     min_detection: float = 0.5
     min_face_px: int = 48
     min_blur: float = 12.0
+    max_blocks: float = 2.8
     max_bytes: int = 20_000_000
     max_pixels: int = 50_000_000
     max_side: int = 16_384
@@ -52,6 +53,7 @@ class Cut:
             min_detection=settings.min_detection,
             min_face_px=settings.min_face_px,
             min_blur=settings.min_blur,
+            max_blocks=settings.max_blocks,
             max_bytes=settings.max_image_bytes,
             max_pixels=settings.max_image_pixels,
             max_side=settings.max_image_side,
@@ -68,7 +70,8 @@ class Cut:
 
     def faces(self, pixels: Pixels, find: Detector) -> list[Face]:
         """Every face of an upright picture, judged by the quality gate."""
-        return extract(pixels, detector=find, size=self.size, margin=self.margin, min_face_px=self.min_face_px, min_blur=self.min_blur)
+        limits = {"min_blur": self.min_blur, "max_blocks": self.max_blocks}
+        return extract(pixels, detector=find, size=self.size, margin=self.margin, min_face_px=self.min_face_px, **limits)
 
 
 def pictures(record: Record, cut: Cut, *, frames: int = FRAMES) -> Iterator[Pixels]:

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from pipeline.card import Card
 from pipeline.classification import Classifier
-from pipeline.extraction import extract
 from pipeline.images import Limits, read
 from pipeline.settings import Settings
 from pipeline.training import evaluation, metrics, portraits
@@ -208,8 +207,7 @@ def quality(faces: Path, *, limits: Limits, cut: Cut) -> dict[str, list[float]]:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
     for row in rows:
         pixels = read((faces / row["path"]).read_bytes(), limits).pixels
-        seen = extract(pixels, detector=find, size=cut.size, margin=cut.margin, min_face_px=cut.min_face_px, min_blur=cut.min_blur)
-        for face in (one for one in seen if one.crop is not None):
+        for face in (one for one in cut.faces(pixels, find) if one.crop is not None):
             found["size"].append(float(face.quality.size))
             found["blur"].append(float(face.quality.blur))
             found["detection"].append(float(face.detection))

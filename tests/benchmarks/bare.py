@@ -47,6 +47,7 @@ def judge(data: bytes, settings: Settings, model: classification.Classifier) -> 
             margin=model.card.margin,
             min_face_px=settings.min_face_px,
             min_blur=settings.min_blur,
+            max_blocks=settings.max_blocks,
         )
     seen = [face for face in faces if face.crop is not None]
     with step("classify"):

@@ -194,7 +194,7 @@ def test_one_job_is_told_whole(web: Web) -> None:
         "height": 480,
     }
     [one] = said["faces"]
-    assert (one["box"], one["detection"], one["quality"]) == ([0, 2, 30, 40], 0.9, {"size": 30.0, "blur": 55.5})
+    assert (one["box"], one["detection"], one["quality"]) == ([0, 2, 30, 40], 0.9, {"size": 30.0, "blur": 55.5, "blocks": 0.25})
     assert said["annotated"] == f"http://127.0.0.1:8080/v1/jobs/{job_id}/annotated.png"
     assert said["created_at"].endswith("Z")
     assert set(said["timings_ms"]) == {"wait", "extract", "classify", "render"}

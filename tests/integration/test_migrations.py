@@ -6,16 +6,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import Table, insert, inspect
 
 import migrations
-from pipeline.database import Base, Database
+from pipeline import ledger, results
+from pipeline.database import Base, Database, FaceRow
+from pipeline.jobs import Quality
 from pipeline.tables import access, inboxes, learning, training
+from tests.fixtures.jobs import accepted
 
 DECLARED = (access, inboxes, learning, training)
 """Importing them declares their tables."""
@@ -76,6 +80,24 @@ def test_every_revision_can_be_undone(empty: Database, empty_url: str) -> None:
     assert inspect(empty.engine).get_table_names() == ["alembic_version"]
     migrations.upgrade(empty_url)
     assert not migrations.pending(empty)
+
+
+def test_faces_of_before_blocks_were_measured_stay_and_say_so(empty: Database, empty_url: str) -> None:
+    with empty.write() as session:
+        config = migrations.configuration()
+        config.attributes["connection"] = session.connection()
+        command.upgrade(config, "0008")
+    job_id = accepted(empty)
+    with empty.write() as session:
+        old = {"job_id": job_id, "index": 0, "x": 1, "y": 2, "w": 90, "h": 80, "detection": 0.9, "size": 80, "blur": 55.5}
+        session.execute(insert(cast(Table, FaceRow.__table__)), old)
+
+    migrations.upgrade(empty_url)
+
+    (face,) = ledger.faces(empty, job_id)
+    assert face.quality == Quality(80, 55.5, None)
+    with empty.read() as session:
+        assert results.face_document(session.get_one(FaceRow, (job_id, 0)))["quality"] == {"size": 80, "blur": 55.5, "blocks": None}
 
 
 def test_an_upgrade_waits_for_no_lock_for_long(empty_postgresql_url: str) -> None:

@@ -277,6 +277,7 @@ def skipped(reason: Reason) -> Judgement:
         ([], (Verdict.NOT_APPLICABLE, None, Reason.NO_FACE)),
         ([skipped(Reason.FACE_TOO_SMALL)], (Verdict.NOT_APPLICABLE, None, Reason.FACE_TOO_SMALL)),
         ([skipped(Reason.FACE_TOO_SMALL), skipped(Reason.BLURRED)], (Verdict.NOT_APPLICABLE, None, Reason.BLURRED)),
+        ([skipped(Reason.COMPRESSED), skipped(Reason.BLURRED)], (Verdict.NOT_APPLICABLE, None, Reason.COMPRESSED)),
         ([skipped(Reason.BLURRED), judged(0.1, Verdict.AUTHENTIC)], (Verdict.AUTHENTIC, 0.1, None)),
         ([judged(0.1, Verdict.AUTHENTIC), judged(0.5, Verdict.UNCERTAIN)], (Verdict.UNCERTAIN, 0.5, None)),
         ([judged(0.9, Verdict.MANIPULATED), judged(0.1, Verdict.AUTHENTIC)], (Verdict.MANIPULATED, 0.9, None)),

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import extraction
-from pipeline.extraction import Detection, blur, crop, detector, extract
-from pipeline.images import Limits, read
-from pipeline.jobs import Box, Pixels, Reason
+from pipeline.extraction import Detection, blocks, blur, crop, detector, extract
+from pipeline.images import Limits, encode_png, read
+from pipeline.jobs import Box, Face, Pixels, Reason
+from pipeline.settings import Settings
 from tests.fixtures.pictures import pasted, ready_made
 
 EMPTY = (
@@ -125,6 +126,55 @@ def test_blur_means_the_same_at_every_network_size(astronaut: Pixels, astronaut_
     assert small == pytest.approx(large, rel=0.15)
 
 
+def compressed(pixels: Pixels, quality: int) -> Pixels:
+    """What is left of a picture after JPEG."""
+    data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return read(data.tobytes(), Limits.of(Settings())).pixels
+
+
+def test_blocks_grow_with_the_compression(astronaut: Pixels, astronaut_box: Box) -> None:
+    measured = [blocks(compressed(astronaut, quality), astronaut_box) for quality in (75, 50, 30, 10, 5)]
+
+    assert measured == sorted(measured)
+    assert measured[0] < 1
+    assert measured[-1] > 10 * measured[0]
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_blocks_are_found_wherever_the_grid_lies(astronaut: Pixels, astronaut_box: Box, scale: int) -> None:
+    ruined = compressed(cv2.resize(astronaut, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC), 5)
+    x, y, w, h = (scale * value for value in astronaut_box.as_list())
+    whole = blocks(ruined, Box(x, y, w, h))
+
+    cut = [blocks(np.ascontiguousarray(ruined[dy:, dx:]), Box(x - dx, y - dy, w, h)) for dx, dy in ((1, 0), (0, 3), (4, 4), (7, 5))]
+    moved = [blocks(ruined, Box(x + dx, y + dy, w, h)) for dx, dy in ((1, 0), (0, 3), (4, 4), (7, 5))]
+
+    assert cut == pytest.approx([whole] * 4, abs=1e-6), "the same face, and another picture around it"
+    assert moved == pytest.approx([whole] * 4, rel=0.2)
+
+
+def test_what_is_smooth_rough_or_striped_has_no_blocks() -> None:
+    slope = np.broadcast_to(np.linspace(40, 200, 240).astype(np.uint8)[:, None, None], (240, 240, 3))
+    lines = np.broadcast_to((np.arange(240) // 8 % 2 * 90).astype(np.uint8)[:, None, None], (240, 240, 3))
+    pictures = {
+        "flat": np.full((240, 240, 3), 90, np.uint8),
+        "slope": slope,
+        "noise": noise(240, 240),
+        "grain": (120 + noise(240, 240) // 64).astype(np.uint8),
+        "blinds": lines,
+        "fence": np.ascontiguousarray(lines.transpose(1, 0, 2)),
+    }
+
+    measured = {name: blocks(pixels, Box(7, 3, 160, 200)) for name, pixels in pictures.items()}
+
+    assert all(0 <= value < 0.8 for value in measured.values()), measured
+
+
+def test_a_face_of_less_than_a_block_has_none() -> None:
+    assert blocks(noise(40, 40), Box(3, 3, 8, 30)) == 0
+    assert blocks(noise(40, 40), Box(3, 3, 1, 1)) == 0
+
+
 # --- extract ---------------------------------------------------------------------------------------------------------
 
 
@@ -135,7 +185,7 @@ def found_by(*boxes: Box) -> extraction.Detector:
 def test_faces_come_from_left_to_right(astronaut: Pixels) -> None:
     find = found_by(Box(300, 50, 90, 80), Box(10, 200, 70, 75), Box(150, 0, 60, 60))
 
-    faces = extract(astronaut, detector=find, size=224, margin=0.15, min_face_px=48, min_blur=0)
+    faces = extract(astronaut, detector=find, size=224, margin=0.15, min_face_px=48, min_blur=0, max_blocks=99)
 
     assert [(face.index, face.box.x, face.detection) for face in faces] == [(0, 10, 0.8), (1, 150, 0.7), (2, 300, 0.9)]
     assert [face.quality.size for face in faces] == [70, 60, 80]
@@ -149,7 +199,7 @@ def test_a_face_too_small_or_too_blurred_has_a_reason_and_no_crop(astronaut: Pix
     half_blurred[:, 256:] = 90
     find = found_by(Box(10, 10, 47, 60), Box(300, 50, 90, 90), Box(180, 80, 60, 60))
 
-    small, sharp, flat = extract(half_blurred, detector=find, size=224, margin=0.0, min_face_px=48, min_blur=12)
+    small, sharp, flat = extract(half_blurred, detector=find, size=224, margin=0.0, min_face_px=48, min_blur=12, max_blocks=99)
 
     assert (small.reason, small.crop) == (Reason.FACE_TOO_SMALL, None)
     assert (flat.reason, flat.crop) == (Reason.BLURRED, None)
@@ -157,9 +207,40 @@ def test_a_face_too_small_or_too_blurred_has_a_reason_and_no_crop(astronaut: Pix
     assert sharp.crop is not None
 
 
+def gated(pixels: Pixels, box: Box, *, size: int = 224) -> Face:
+    """The one face of a picture, as the gate leaves it when nothing is set."""
+    chosen = Settings()
+    limits = {"min_face_px": chosen.min_face_px, "min_blur": chosen.min_blur, "max_blocks": chosen.max_blocks}
+    (face,) = extract(pixels, detector=found_by(box), size=size, margin=0.15, **limits)
+    return face
+
+
+def test_a_face_too_compressed_has_a_reason_and_no_crop(astronaut: Pixels, astronaut_box: Box) -> None:
+    for quality in (95, 50, 30):
+        face = gated(compressed(astronaut, quality), astronaut_box)
+        assert (face.reason, face.crop is None) == (None, False), face
+
+    ruined = compressed(astronaut, 5)
+    face = gated(ruined, astronaut_box)
+    assert (face.reason, face.crop) == (Reason.COMPRESSED, None)
+    again = read(encode_png(ruined, 1), Limits.of(Settings())).pixels
+    assert gated(again, astronaut_box) == face, "a picture of a ruined picture is as ruined"
+
+
+def test_blocks_too_small_to_be_seen_in_the_crop_are_no_reason(astronaut: Pixels, astronaut_box: Box) -> None:
+    ruined = compressed(cv2.resize(astronaut, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC), 5)
+    box = Box(*(4 * value for value in astronaut_box.as_list()))
+
+    coarse, fine = (gated(ruined, box, size=size) for size in (64, 448))
+
+    assert coarse.quality.blocks == fine.quality.blocks
+    assert (coarse.reason, fine.reason) == (None, Reason.COMPRESSED)
+
+
 def test_the_whole_way_on_a_portrait(astronaut: Pixels, astronaut_box: Box) -> None:
     for name in ("mediapipe", "haar"):
-        (face,) = extract(astronaut, detector=detector(name, 0.5), size=224, margin=0.15, min_face_px=48, min_blur=12)
+        find = detector(name, 0.5)
+        (face,) = extract(astronaut, detector=find, size=224, margin=0.15, min_face_px=48, min_blur=12, max_blocks=2.8)
 
         assert overlap(face.box, astronaut_box) > 0.7
         assert face.reason is None

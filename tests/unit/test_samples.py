@@ -36,7 +36,7 @@ def pixels(path: Path) -> Pixels:
 
 def faces(path: Path) -> list[Face]:
     find = detector(SETTINGS.detector, SETTINGS.min_detection)
-    gate = {"min_face_px": SETTINGS.min_face_px, "min_blur": SETTINGS.min_blur}
+    gate = {"min_face_px": SETTINGS.min_face_px, "min_blur": SETTINGS.min_blur, "max_blocks": SETTINGS.max_blocks}
     return extract(pixels(path), detector=find, size=224, margin=0.15, **gate)
 
 

@@ -111,7 +111,10 @@ class Face(BaseModel):
     index: int
     box: list[int] = Field(description="Left, top, width, height in pixels of the upright image", min_length=4, max_length=4)
     detection: float = Field(description="The detector's score, 0 to 1")
-    quality: dict[str, float] = Field(description="`size`: shorter side of the box in pixels; `blur`: variance of the Laplacian")
+    quality: dict[str, float | None] = Field(
+        description="`size`: shorter side of the box in pixels; `blur`: variance of the Laplacian, small is blurred; "
+        "`blocks`: how plainly the blocks of JPEG show, large is ruined, null where the face is older than this figure"
+    )
     score: float | None = Field(description="Calibrated probability of manipulation, 0 to 1")
     verdict: Verdict | None
     reason: Reason | None

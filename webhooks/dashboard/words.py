@@ -20,6 +20,7 @@ REASONS = {
     "no_face": "No face was found.",
     "face_too_small": "The face is too small to judge.",
     "blurred": "The face is too blurred to judge.",
+    "compressed": "The face is too compressed to judge.",
 }
 HISTORY = {
     "accepted": "Accepted",

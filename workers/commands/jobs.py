@@ -126,11 +126,13 @@ def show_job(job_id: str, as_json: bool) -> None:
         shown = console.console()
         shown.print(console.jobs_table("Job", [row]))
         if faces:
-            found = console.table("Faces", "face", "box", "verdict", "score", "reason", "size", "blur", right=("score", "size", "blur"))
+            measured = ("size", "blur", "blocks")
+            found = console.table("Faces", "face", "box", "verdict", "score", "reason", *measured, right=("score", *measured))
             for face in faces:
                 box = f"{face.x}, {face.y}, {face.w} x {face.h}"
                 verdict, reason = console.coloured(face.verdict), console.explained(face.reason)
-                found.add_row(str(face.index), box, verdict, console.score(face.score), reason, str(face.size), f"{face.blur:.0f}")
+                figures = str(face.size), f"{face.blur:.0f}", "" if face.blocks is None else f"{face.blocks:.1f}"
+                found.add_row(str(face.index), box, verdict, console.score(face.score), reason, *figures)
             shown.print(found)
         if row.timings_ms:
             shown.print("Milliseconds: " + ", ".join(f"{name} {value:.0f}" for name, value in row.timings_ms.items()))

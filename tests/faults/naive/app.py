@@ -39,7 +39,8 @@ def extract(key: str) -> dict[str, Any]:
         time.sleep(10**6)
     data = storage(chosen).fetch(chosen.inbox_bucket, key, max_bytes=chosen.max_image_bytes)
     pixels = images.read(data, Limits.of(chosen)).pixels
-    found = extraction.extract(pixels, detector=extraction.detector("mediapipe", 0.5), size=224, margin=0.25, min_face_px=48, min_blur=12)
+    find = extraction.detector("mediapipe", 0.5)
+    found = extraction.extract(pixels, detector=find, size=224, margin=0.25, min_face_px=48, min_blur=12, max_blocks=2.8)
     boxes = [[face.box.x, face.box.y, face.box.w, face.box.h] for face in found]
     return {"key": key, "data": base64.b64encode(data).decode(), "boxes": boxes}
 
