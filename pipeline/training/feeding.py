@@ -61,6 +61,7 @@ class Made:
         data: another data set (see `datasets.load`), its training split; None: only what is made here.
         share: of the pairs that come from `data`.
         cache: where the crops of `data` are kept.
+        cut: how their faces are found and cut.
         records: the training records of `data`, hashed; none: they are hashed here, which may take long.
         rank, world: which share of each batch is made here, of how many.
     """
@@ -73,6 +74,7 @@ class Made:
     data: Path | None = None
     share: float = 0.5
     cache: Path = Path("build/crops")
+    cut: Cut = field(default_factory=Cut)
     rank: int = 0
     world: int = 1
     records: Sequence[datasets.Record] = field(default=(), repr=False)
@@ -123,19 +125,31 @@ class Made:
     def _loaded(self) -> tuple[Crops, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         if self._crops is None:
             records = self.records or training_records(self.data or Path())
-            found = cached(records, self.cache, Cut(margin=self.recipe.margin))
-            fake = np.array([records[number].fake for number in found.record], bool)
-            if fake.all() or not fake.any():
-                raise datasets.DatasetError(f"{self.data} needs both reals and fakes with detectable faces to train on.")
-            self._crops = found, np.flatnonzero(~fake), np.flatnonzero(fake)
+            found = cached(records, self.cache, self.cut)
+            self._crops = found, *sides(found, records, self.data)
         return self._crops
 
 
+def sides(found: Crops, records: Sequence[datasets.Record], data: Path | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The numbers of the crops of reals, and of fakes. Raises DatasetError where `data` has only one of the two to train on."""
+    fake = np.array([records[number].fake for number in found.record], bool)
+    reals, fakes = np.flatnonzero(~fake), np.flatnonzero(fake)
+    if not len(reals) or not len(fakes):
+        raise datasets.DatasetError(
+            f"{data} needs both reals and fakes with detectable faces to train on, and of its training split "
+            f"{len(reals)} faces of reals and {len(fakes)} of fakes were found."
+        )
+    return reals, fakes
+
+
 def training_records(
-    data: Path, *, watch: Callable[[Iterable[datasets.Record]], Iterable[datasets.Record]] = lambda records: records
+    data: Path,
+    *,
+    compression: str = "c23",
+    watch: Callable[[Iterable[datasets.Record]], Iterable[datasets.Record]] = lambda records: records,
 ) -> list[datasets.Record]:
     """The hashed training records of a data set (see `datasets.in_splits`). `watch` wraps them while they are hashed."""
-    return datasets.hashed(watch([record for record in datasets.in_splits(data) if record.split == "train"]))
+    return datasets.hashed(watch([record for record in datasets.in_splits(data, compression=compression) if record.split == "train"]))
 
 
 _source: Source | None = None

@@ -34,14 +34,14 @@ from pipeline import gaudi, options
 from pipeline.groups import DEVICES
 from pipeline.jobs import Pixels
 from pipeline.options import Options, OptionsError
-from pipeline.training import checkpoint, devices, examples, lifeline, portraits
+from pipeline.training import checkpoint, devices, examples, kept_out, lifeline, portraits
 from pipeline.training.checkpoint import CheckpointError
 from pipeline.training.crops import Cut, cached
-from pipeline.training.datasets import DatasetError, content_hash
+from pipeline.training.datasets import COMPRESSIONS, DatasetError, content_hash
 from pipeline.training.devices import BF16, Rank
 from pipeline.training.errors import TrainingError
 from pipeline.training.examples import KINDS, Recipe
-from pipeline.training.feeding import Batch, Made, stream, training_records
+from pipeline.training.feeding import Batch, Made, sides, stream, training_records
 from pipeline.training.plan import Plan
 from pipeline.training.trainer import SAVE_S, Trainer, Validation
 from pipeline.training.weights import WeightsError
@@ -86,6 +86,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, required=True, help="folder of this training: checkpoint, curve, weights")
     add("--facts", type=Path, help="where findings in the photographs are kept (.npz); default: in --out")
     add("--data", type=Path, help="reals and fakes of others to mix in: FaceForensics++, real/ and fake/, or a manifest")
+    add("--compression", choices=COMPRESSIONS, default="c23", help="of the videos, where --data is FaceForensics++")
     add("--data-share", type=float, default=0.5, help="of the pairs that come from --data")
     add("--weights", type=Path, help="weights-only .h5 to start from: own, or ImageNet's")
     add("--preset", choices=sorted(PRESETS), default="scratch")
@@ -194,10 +195,16 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
             people["val"] = portraits.load(chosen.faces, "val", facts=facts, watch=looking)
         if not all(people.values()):
             raise DatasetError(f"{chosen.faces} has no photographs with a face in the split {'train' if not people['train'] else 'val'}.")
-        records = training_records(chosen.data, watch=Preparing(progress.tell, "hashes")) if chosen.data else []
-        if records:
+        portraits.must_be_several(people["train"] + people["val"], chosen.faces)
+        hashing = Preparing(progress.tell, "hashes")
+        records = training_records(chosen.data, compression=chosen.compression, watch=hashing) if chosen.data else []
+        # never smaller than the crops of the largest stage, which would have to be enlarged
+        cut = Cut(size=max(Cut.size, *(size for size, _, _ in chosen.sizes)), margin=recipe(0).margin)
+        if chosen.data:
+            kept_out.refuse(chosen.faces, chosen.data, records, watch=hashing)
             with _in_turn(chosen.out):  # the makers find the crops as well
-                cached(records, chosen.out / "crops", Cut(margin=recipe(0).margin), watch=Preparing(progress.tell, "crops"))
+                found = cached(records, chosen.out / "crops", cut, watch=Preparing(progress.tell, "crops"))
+            sides(found, records, chosen.data)
     manifest = portraits.manifest(people["train"] + people["val"])
     other = content_hash(records) if chosen.data else ""
 
@@ -211,6 +218,7 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
             data=chosen.data,
             share=chosen.data_share,
             cache=chosen.out / "crops",
+            cut=cut,
             rank=rank.number,
             world=rank.world,
             records=records,
@@ -239,7 +247,8 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
         trainer = Trainer(plan(chosen, rank.policy), chosen.out, build, batches, validation, progress.tell, stopping.is_set, **settled)
         done = trainer.run()
     if done and rank.first:
-        _account(chosen, trainer, manifest, other, progress.last)
+        of = {"manifest_sha256": manifest, "other_data_sha256": other, "start_sha256": start}
+        _account(chosen, trainer, progress.last, **of, recipe=asdict(recipe(chosen.sizes[-1][0])))
     return done
 
 
@@ -306,8 +315,8 @@ class Progress:
             self._bar.update(self._task, completed=line["step"], total=line["steps"], description=what)
 
 
-def _account(chosen: argparse.Namespace, trainer: Trainer, manifest: str, other: str, last: dict[str, Any]) -> None:
-    """Leave the curve and `training.json`, from which a card is written."""
+def _account(chosen: argparse.Namespace, trainer: Trainer, last: dict[str, Any], **made_of: Any) -> None:
+    """Leave the curve and `training.json`, from which a card is written. `made_of`: hashes of what it began with, and the recipe."""
     from pipeline.training import report
 
     found = checkpoint.load(trainer.folder, trainer.key)
@@ -321,8 +330,7 @@ def _account(chosen: argparse.Namespace, trainer: Trainer, manifest: str, other:
     account = {
         "command": chosen.command,
         "seed": chosen.seed,
-        "manifest_sha256": manifest,
-        "other_data_sha256": other,
+        **made_of,
         "hours": last.get("hours"),
         "images": last.get("seen"),
         "device": _device(trainer.rank),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.training import checkpoint, crops, feeding, fit, weights
+from pipeline.training import checkpoint, crops, feeding, fit, kept_out, network, weights
 from pipeline.training.averaging import Average, measure_norms
 from pipeline.training.checkpoint import CheckpointError, Progress
+from pipeline.training.datasets import DatasetError
+from pipeline.training.devices import Rank
 from pipeline.training.errors import TrainingError
 from pipeline.training.examples import Recipe
 from pipeline.training.feeding import Batch
@@ -370,7 +373,7 @@ def others(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     for k, side in enumerate(("real", "real", "fake", "fake")):
         place = tmp_path / "data" / side
         place.mkdir(parents=True, exist_ok=True)
-        (place / f"{k}.png").write_bytes((people / f"{k}.png").read_bytes())
+        (place / f"{k}.png").write_bytes((people / f"{k % 2}.png").read_bytes())
     monkeypatch.setattr(feeding.datasets, "split_by_identity", lambda records, seed: [replace(r, split="train") for r in records])
     return tmp_path / "data"
 
@@ -392,7 +395,7 @@ def test_whatever_takes_long_before_the_first_step_is_told(
 
     lines = [json.loads(line) for line in told.read_text().splitlines()]
     assert {line["event"] for line in lines} == {"preparing"}
-    assert Counter(line["what"] for line in lines) == {"faces": 4, "hashes": 4, "crops": 4}
+    assert Counter(line["what"] for line in lines) == {"faces": 4, "hashes": 4 + 2, "crops": 4}, "the data's, and those it must not share"
     assert lines[-1]["done"] == 4
     made = feeding.Made(
         people,
@@ -407,6 +410,121 @@ def test_whatever_takes_long_before_the_first_step_is_told(
     monkeypatch.setattr(feeding, "training_records", lambda data: pytest.fail("they were hashed again"))
     monkeypatch.setattr(crops, "cut_record", lambda *_, **__: pytest.fail("they were cut again"))
     assert made.batch(0).crops.shape == (8, 48, 48, 3)
+
+
+def _listed(path: Path, *rows: tuple[Any, ...]) -> Path:
+    """A manifest of (picture, label, identity, split)."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label", "identity", "split"), *rows])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([("0.png", "real", "", "train"), ("1.png", "fake", "", "val")], "1 faces of reals and 0 of fakes"),
+        ([("0.png", "real", "", "test"), ("1.png", "fake", "", "train")], "0 faces of reals and 1 of fakes"),
+        ([("0.png", "real", "", "val"), ("1.png", "fake", "", "val")], "0 faces of reals and 0 of fakes"),
+        ([("0.png", "real", "", "train"), ("2.png", "fake", "", "train")], "has 1 picture of the splits val and test"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_one_sentence_before_the_first_step(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rows: Any, said: str
+) -> None:
+    monkeypatch.setattr(fit.devices, "check", lambda *_, **__: None)
+    monkeypatch.setattr(fit.devices, "begin", lambda *_, **__: pytest.fail("it went on to train"))
+    data = _listed(tmp_path / "data.csv", *((people / name, *rest) for name, *rest in rows))
+    words = ["--faces", str(people), "--facts", str(people / "faces.npz"), "--data", str(data), "--out", str(tmp_path / "out")]
+
+    assert fit.main([*words, "--steps", "1"]) == 2
+
+    assert said in capsys.readouterr().err
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """A folder whose faces.csv has somebody in each split; the files are no pictures."""
+    folder = tmp_path / "judged"
+    folder.mkdir()
+    with (folder / "faces.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("path", "identity", "split"))
+        for name, split in (("ann", "train"), ("bob", "val"), ("cid+dan", "test"), ("eve", "demo")):
+            (folder / name).write_bytes(f"picture of {name}".encode())
+            table.writerow((name, name, split))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        ([("zoe", b"picture of bob")], "1 picture of the splits val and test of .*, such as 0.png:"),
+        ([("zoe", b"picture of bob"), ("", b"picture of cid+dan")], "2 pictures of"),
+        ([("bob", b"another")], "1 person of .*, such as bob:"),
+        ([("dan+zoe", b"another"), ("cid+ann", b"a third")], "2 people of .*, such as cid:"),
+        ([("dan", b"picture of bob")], "1 picture and 1 person of"),
+    ],
+)
+def test_nobody_is_learnt_from_who_judges(judged: Path, tmp_path: Path, shown: Any, said: str) -> None:
+    rows = []
+    for k, (identity, content) in enumerate(shown):
+        (tmp_path / f"{k}.png").write_bytes(content)
+        rows.append((f"{k}.png", "fake", identity, "train"))
+    records = feeding.training_records(_listed(tmp_path / "data.csv", *rows))
+    with pytest.raises(DatasetError, match=f"has {said}"):
+        kept_out.refuse(judged, tmp_path / "data.csv", records)
+
+
+def test_a_frame_may_be_a_photograph_that_judges(judged: Path, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for name, content in (("0.png", b"picture of eve"), ("1.png", b"picture of bob")):
+        (tmp_path / "frames" / name).write_bytes(content)
+    records = feeding.training_records(_listed(tmp_path / "data.csv", ("frames", "real", "zoe", "train")))
+    with pytest.raises(DatasetError, match=r"1 picture of .* such as 1\.png:"):
+        kept_out.refuse(judged, tmp_path / "data.csv", records)
+
+
+def test_who_is_trained_on_may_be_in_both_and_who_judges_in_splits_that_are_not(judged: Path, tmp_path: Path) -> None:
+    rows = []
+    for k, (name, split) in enumerate((("ann", "train"), ("eve", "train"), ("bob", "val"), ("cid+dan", "test"))):
+        (tmp_path / f"{k}.png").write_bytes(f"picture of {name}".encode())
+        rows.append((f"{k}.png", "real", name, split))
+    records = feeding.training_records(_listed(tmp_path / "data.csv", *rows))
+    assert len(records) == 2
+    kept_out.refuse(judged, tmp_path / "data.csv", records)
+
+
+@pytest.fixture(scope="module")
+def trained(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of two stages with a small network, from given weights, on faces of others as well."""
+    pytest.importorskip("tensorflow")
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "start.h5").write_bytes(b"weights")
+    rows = [(people / f"{k % 2}.png", ("real", "fake")[k // 2], "", "train") for k in range(4)]
+    data = _listed(folder / "data.csv", *rows)
+    words = ["--faces", str(people), "--facts", str(people / "faces.npz"), "--data", str(data), "--data-share", "1", "--out", str(folder)]
+    words += ["--weights", str(folder / "start.h5"), "--stages", "32:.5:.001,244:.5:.001", "--steps", "2", "--pairs", "2", "--makers", "0"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fit.devices, "begin", lambda *_, **__: Rank())
+        patched.setattr(network, "build", lambda size, *, dropout, mask_head, weights: _small(size, dropout, mask_head))
+        assert fit.train(fit.parse([*words, "--strength", ".25"]), threading.Event())
+    return folder
+
+
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore:non-integer arguments to randrange:DeprecationWarning")
+def test_the_account_says_what_it_began_with_and_what_pairs_were_made_of(trained: Path) -> None:
+    account = json.loads((trained / "training.json").read_text())
+    assert account["start_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert account["recipe"] == asdict(Recipe(size=244, smallest=61, strength=0.25))
+    assert len(account["other_data_sha256"]) == 64
+
+
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore:non-integer arguments to randrange:DeprecationWarning")
+def test_faces_of_others_are_cut_once_as_large_as_the_largest_stage(trained: Path) -> None:
+    (place,) = (trained / "crops").iterdir()
+    assert np.load(place / "00000.npy").shape == (4, 244, 244, 3)
 
 
 def test_of_what_is_gone_through_only_so_much_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,6 +573,7 @@ def test_the_command_trains_the_real_network_and_resumes_after_sigterm(people: P
     assert account["images"] == 16
     assert account["plan"]["steps"] == 4
     assert len(account["manifest_sha256"]) == 64
+    assert account["start_sha256"] is None
     assert (tmp_path / "weights.h5").stat().st_size < 50_000_000
     assert cv2.imread(str(tmp_path / "curve.png")) is not None
     assert [row["step"] for row in json.loads((tmp_path / "curve.json").read_text())] == [2, 4]
