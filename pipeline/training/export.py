@@ -46,14 +46,14 @@ def to_int8(
 ) -> Path:
     """Write an 8-bit variant, quantised by NNCF on calibration crops (a few hundred training reals and fakes, mixed).
 
-    Raises ExportError where NNCF is not installed (`pip install nncf`).
+    Raises ExportError where NNCF is not installed, and WeightsError.
     """
     import openvino as ov
 
     try:
         import nncf
     except ImportError as error:
-        raise ExportError("An int8 export needs NNCF: pip install nncf.") from error
+        raise ExportError("An int8 export needs NNCF, which is not installed: pip install 'unmask[int8]'.") from error
     folder.mkdir(parents=True, exist_ok=True)
     data = nncf.Dataset([np.asarray(crop)[None] for crop in calibration])
     graph = nncf.quantize(

@@ -249,7 +249,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--missed", type=float, default=calibration.MISSED)
     add("--street", type=int, default=STREET_PAIRS, help="augmented validation faces that thresholds are also measured on")
     add("--fold-bias", action="store_true", help="also shift all logits by what validation asks for, inside the weights")
-    add("--int8", action="store_true", help="also export 8-bit weights (needs nncf)")
+    add("--int8", action="store_true", help="also export 8-bit weights (needs NNCF: the extra int8)")
     add("--compare", action="store_true", help="measure each precision against TensorFlow")
     add("--no-grid", action="store_true", help="do not measure compression and small sizes")
     add("--report", type=Path, help="folder for the report")

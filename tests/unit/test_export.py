@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ def test_the_mask_comes_along_when_asked(weights: Path, tmp_path: Path) -> None:
     )
     wanted = keras.predict(network.preprocess(smooth_crops()), verbose=0)[1]
     np.testing.assert_allclose(compiled(smooth_crops())["mask"], wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_an_int8_export_without_nncf_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(export.ExportError, match=r"needs NNCF.*pip install 'unmask\[int8\]'"):
+        export.to_int8(tmp_path / "weights.h5", tmp_path, smooth_crops(1))
 
 
 def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from pipeline.card import Thresholds, verify
 from pipeline.classification import load
-from pipeline.training import calibration, figures, release, report, weights
+from pipeline.training import calibration, export, figures, release, report, weights
 from pipeline.training.figures import CLEAN, GRID, Scored
 from pipeline.training.graph import STAGES
 from pipeline.training.weights import Named
+from tests.unit.test_export import smooth_crops
 
 
 def random_weights(seed: int = 1) -> Named:
@@ -165,6 +166,57 @@ def test_a_group_without_fakes_in_a_set_has_a_dash_there(found: dict[str, Any], 
     page = report.write({**found, "groups": {"gender": {"female": lacking}}}, tmp_path).read_text()
     [row] = [line for line in page.split("<tr>") if line.startswith("<td>gender: female</td>")]
     assert f"<td>{women['auc']['face_swap']:.3f}</td><td>–</td><td>{women['auc']['warp']:.3f}</td>" in row
+
+
+@pytest.mark.tensorflow
+def test_each_precision_is_measured_against_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorflow")
+    # Given a version, and beside it an 8-bit graph that finds everything manipulated
+    named = random_weights()
+    weights.write(tmp_path / "weights.h5", named)
+    export.to_openvino(tmp_path / "weights.h5", tmp_path, input_size=64)
+    weights.write(tmp_path / "other.h5", release.with_bias(named, 9.0))
+    export.to_openvino(tmp_path / "other.h5", tmp_path, input_size=64, name="model-int8")
+    crops = smooth_crops(6)
+    logits = export.openvino_logits(tmp_path / "model.xml", crops)
+    low, high = calibration.scores(np.array([logits.max() + 0.5, logits.max() + 1.0]), 2.0)  # so all of them are authentic
+    bounds = {"authentic_below": low, "manipulated_from": high}
+    card = release.write_card(tmp_path, name="x", version="1", created_at="2026-01-01T00:00:00Z", thresholds=bounds, temperature=2.0)
+    # When
+    measured = release.compare(tmp_path, crops, card)
+    # Then what is exact is found to be, and what is not is no default
+    precisions = {"f32", "int8"} | ({"bf16"} if export.has_bf16() else set())
+    assert set(measured) == {"default", "why", *precisions}
+    assert all(measured[precision]["n"] == 6 for precision in precisions)
+    assert (measured["f32"]["largest"] < 1e-4, measured["f32"]["flips"]) == (True, 0)
+    assert (measured["int8"]["largest"] > 0.3, measured["int8"]["hard_flips"]) == (True, 6)
+    assert (measured["default"], measured["why"]) == export.default_precision({p: measured[p] for p in precisions})
+    assert measured["default"] != "int8"
+    # and a processor that would take float32 instead measures no bf16
+    monkeypatch.setattr(export, "has_bf16", lambda: False)
+    monkeypatch.setattr(export, "keras_logits", lambda path, crops: logits)  # a second network would tell no more
+    without = release.compare(tmp_path, crops, card)
+    assert set(without) == {"default", "why", "f32", "int8"}
+    assert without["default"] == "f32"
+
+
+@pytest.mark.timeout(240)
+def test_eight_bits_tell_crops_apart_as_float32_does(tmp_path: Path) -> None:
+    """NNCF is in none of the environments: run it where there is one."""
+    pytest.importorskip("nncf")
+    # Given crops of many kinds: smooth, noisy, dark and light
+    smooth, noisy = smooth_crops(40), np.random.default_rng(2).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
+    crops = np.concatenate([kind[k::4] for k, kind in enumerate((smooth, noisy, smooth // 4, 255 - noisy // 4))])
+    weights.write(tmp_path / "weights.h5", random_weights())
+    exact = export.to_openvino(tmp_path / "weights.h5", tmp_path, input_size=64)
+    # When all but every fourth go into the quantisation
+    measured = np.arange(len(crops)) % 4 > 0
+    eight = export.to_int8(tmp_path / "weights.h5", tmp_path, crops[measured], input_size=64)
+    # Then the others are scored by eight bits nearly as before
+    reference, found = (export.openvino_logits(graph, crops[~measured]) for graph in (exact, eight))
+    assert np.corrcoef(reference, found)[0, 1] > 0.7
+    np.testing.assert_allclose(calibration.scores(found, 1.0), calibration.scores(reference, 1.0), rtol=0, atol=0.1)
+    assert eight.with_suffix(".bin").stat().st_size < 0.6 * exact.with_suffix(".bin").stat().st_size
 
 
 def test_a_card_says_whose_faces_a_network_was_trained_on() -> None:
