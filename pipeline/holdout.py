@@ -19,7 +19,7 @@ LEARNT = ("train", "val")
 """The splits from which a network, its best state and its thresholds are taken."""
 
 
-def refuse(db: Database, faces: Path | None, data: Path | None, *, said: str, known: Path) -> None:
+def refuse(db: Database, faces: Path | None, data: Path | None, *, said: str, known: Path, compression: str = "c23") -> None:
     """Raise CollectionError where a picture or a person of the hold-out would be trained or calibrated on.
 
     Looked at are the splits train and val, as the trainer makes them, of `faces` (folder with `faces.csv`) and of `data` (see
@@ -37,7 +37,7 @@ def refuse(db: Database, faces: Path | None, data: Path | None, *, said: str, kn
     pictures: list[Path] = []
     persons: set[str] = set()
     try:
-        for record in _learnt(faces, data):
+        for record in _learnt(faces, data, compression):
             persons |= record.people & people
             pictures += [path for path in _pictures(record) if hashes.of(path) in files]
         hashes.keep()
@@ -59,7 +59,7 @@ def _sentence(said: str, pictures: Sequence[Path], persons: Sequence[str]) -> st
     )
 
 
-def _learnt(faces: Path | None, data: Path | None) -> list[Any]:
+def _learnt(faces: Path | None, data: Path | None, compression: str) -> list[Any]:
     """The `datasets.Record`s of both that are learnt from. Raises CollectionError, OSError."""
     from pipeline.training import datasets
     from pipeline.training.datasets import DatasetError, Record
@@ -71,7 +71,7 @@ def _learnt(faces: Path | None, data: Path | None) -> list[Any]:
                 rows = list(csv.DictReader(file))
             found += [Record(faces / row["path"], False, row["identity"] or "", split=row["split"] or "") for row in rows]
         if data is not None:
-            found += datasets.in_splits(data)
+            found += datasets.in_splits(data, compression=compression)
     except KeyError as error:
         raise CollectionError(f"The faces.csv of the data set has no column {error.args[0]}.") from error
     except (DatasetError, UnicodeDecodeError) as error:

@@ -64,6 +64,7 @@ class Options(BaseModel):
     near: float | None = Field(None, ge=1, le=10)
     window: Share | None = None
     data_share: Share | None = None
+    compression: Literal["raw", "c23", "c40"] | None = Field(None, description="Of the videos, where the data set is FaceForensics++")
     held_out: Literal["self_blended", "face_swap", "region", "warp"] | None = None
     patience: int | None = Field(None, ge=0)
     look: int | None = Field(None, ge=1, description="Steps between two looks at the validation sets, and two checkpoints")

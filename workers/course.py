@@ -129,7 +129,8 @@ class Course:
 
     def _material(self) -> material.Material:
         before = str(self._settled.get("dataset_sha256", ""))
-        found = material.bring(self._db, self._storage, self._settings, self._claim.dataset, self.folder / "data", sha256=before)
+        settled = {"sha256": before, "compression": str(self._claim.params.get("compression", "c23"))}
+        found = material.bring(self._db, self._storage, self._settings, self._claim.dataset, self.folder / "data", **settled)
         if found.sha256 != before:
             self._settle(dataset_sha256=found.sha256)
         return found

@@ -44,19 +44,30 @@ class Material:
         return ["--faces", str(self.faces.absolute()), *more]
 
 
-def bring(db: Database, storage: Storage, settings: Settings, dataset: str, folder: Path, *, sha256: str = "") -> Material:
+def bring(
+    db: Database, storage: Storage, settings: Settings, dataset: str, folder: Path, *, sha256: str = "", compression: str = "c23"
+) -> Material:
     """The data set of a training, in place. `folder`: where what comes from S3 is put. `sha256`: the state of the growing one.
+    `compression`: which of FaceForensics++'s is learnt from.
 
     Reals and fakes of others have no photographs from which more are made: those are then of the growing one.
     Raises MaterialError, StorageError, and CollectionError also where somebody of the hold-out would be learnt from.
     """
     faces, data = (None, None) if not dataset else _found(storage, dataset, folder)
     if dataset:  # the growing one keeps its hold-out apart itself
-        holdout.refuse(db, faces, data, said=dataset, known=folder.with_name(HASHES))
+        holdout.refuse(db, faces, data, said=dataset, known=folder.with_name(HASHES), compression=compression)
     if faces is not None:
         return Material(faces, data)
     found = collections.default(db, storage, settings, sha256=sha256)
     return Material(found.faces, data or found.data, found.sha256)
+
+
+def fetched(storage: Storage, dataset: str, folder: Path) -> Path:
+    """A data set on this machine, to be measured: where it is, or brought from S3 into `folder`. Raises MaterialError, StorageError."""
+    faces, data = _found(storage, dataset, folder)
+    place = faces or data
+    assert place is not None  # noqa: S101 - one of the two is found, or there is an error
+    return place
 
 
 def _found(storage: Storage, dataset: str, folder: Path) -> tuple[Path | None, Path | None]:

@@ -62,7 +62,8 @@ class Record:
 def load(root: Path, *, compression: str = "c23") -> list[Record]:
     """The records of whatever `root` is: a manifest file, a FaceForensics++ tree, or a folder with `real/` and `fake/`.
 
-    Sorted by path, with identities checked against the splits. Raises DatasetError.
+    `compression` is which of FaceForensics++'s is taken; nothing else has any. Sorted by path, with identities checked against the
+    splits. Raises DatasetError.
     """
     if root.is_file():
         records = manifest(root)
@@ -78,9 +79,9 @@ def load(root: Path, *, compression: str = "c23") -> list[Record]:
     return sorted(records, key=lambda record: str(record.path))
 
 
-def in_splits(root: Path) -> list[Record]:
+def in_splits(root: Path, *, compression: str = "c23") -> list[Record]:
     """The records of a data set; one without any splits is split by identity (seed 0), never by picture. Raises DatasetError."""
-    records = load(root)
+    records = load(root, compression=compression)
     return records if any(record.split for record in records) else split_by_identity(records, seed=0)
 
 

@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import platform
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.card import ModelError
 from pipeline.classification import Classifier
 from pipeline.extraction import crop
 from pipeline.images import ImageRefused
@@ -73,9 +75,13 @@ def evaluate(
     grid: bool = True,
     facts: Path | None = None,
     cut: Cut | None = None,
+    compression: str = "c23",
     watch: Watch[Any] = plainly,
 ) -> dict[str, Any]:
     """Measure a classifier on the faces under a path and return the document of `build/evaluate.json`.
+
+    Nothing here knows what a model was trained on: of a data set without splits everything is measured, and whoever was trained on is
+    not held out then. The document says how many `pictures` were measured (videos count as one), and how many of them `without_split`.
 
     Args:
         faces: a folder with `faces.csv`, or whatever `datasets.load` takes.
@@ -85,12 +91,15 @@ def evaluate(
         grid: also measure after JPEG 95, 75 and 50 and at face sizes of 160, 96 and 64 px.
         facts: where findings in the photographs are kept between calls (see `portraits.load`).
         cut: how faces are found in other people's pictures; size and margin are always the model's.
+        compression: of the videos, where they are FaceForensics++.
         watch: wraps what is worked through, with its name, for a progress bar.
 
     Raises FileNotFoundError or DatasetError for a folder without faces.
     """
     conditions = (CLEAN, *GRID) if grid else (CLEAN,)
     card = classifier.card
+    if faces.name == "faces.csv":
+        faces = faces.parent
     if (faces / "faces.csv").exists():
         refused: list[str] = []
         people = portraits.load(faces, split, facts=facts, refused=refused, watch=lambda rows: watch(list(rows), "photographs"))
@@ -104,19 +113,23 @@ def evaluate(
         failed = {why: number for why, number in counted.items() if number}
         sets = {name: {at: replace(scored, failed=failed) for at, scored in found.items()} for name, found in sets.items()}
         manifest = portraits.manifest(people)
+        measured, without_split = len(people), 0
     else:
-        records = [record for record in datasets.load(faces) if record.split in ("", split)]
+        records = [record for record in datasets.load(faces, compression=compression) if record.split in ("", split)]
         if not records:
             raise DatasetError(f"Nothing in {faces} belongs to the split {split}.")
         records = datasets.hashed(watch(records, "hashes"))
         how = Cut(**{**(cut or Cut()).__dict__, "size": card.input_size, "margin": card.margin})
         sets = found_sets(Scorer(classifier), records, how, conditions, watch=watch)
         manifest = datasets.content_hash(records)
+        measured, without_split = len(records), sum(not record.split for record in records)
     name = classifier.name
     return {
         "model": {"name": name.name, "version": name.version, "sha256": name.sha256, "precision": classifier.precision},
         "seed": seed,
         "split": split,
+        "pictures": measured,
+        "without_split": without_split,
         "manifest": manifest,
         "thresholds": card.thresholds.model_dump(),
         "temperature": card.temperature,
@@ -225,8 +238,11 @@ def _degraded(pixels: Pixels, boxes: Sequence[Box], condition: Condition, cut: C
             yield crop(pixels, box, size=cut.size, margin=cut.margin)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: `python -m pipeline.training.evaluation --model FOLDER --faces DIR --json FILE [--report DIR]`."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: `python -m pipeline.training.evaluation --model FOLDER --faces DIR --json FILE [--report DIR]`.
+
+    Returns the exit code, 2 with one sentence if something is wrong.
+    """
     from rich.progress import track
 
     from pipeline.classification import load
@@ -239,26 +255,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runtime", choices=("openvino", "tensorflow"), default="openvino")
     parser.add_argument("--precision", choices=("f32", "bf16", "int8"), default="f32")
     parser.add_argument("--split", choices=datasets.SPLITS, default="test")
+    parser.add_argument("--compression", choices=datasets.COMPRESSIONS, default="c23", help="of the videos of FaceForensics++")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--per-portrait", type=int, default=4, help="fakes of each kind made from a photograph")
     parser.add_argument("--no-grid", action="store_true", help="leave out compression and small sizes")
     parser.add_argument("--facts", type=Path, help="where findings in the photographs are kept (.npz)")
     chosen = parser.parse_args(arguments)
-    found = evaluate(
-        load(chosen.model, runtime=chosen.runtime, precision=chosen.precision),
-        chosen.faces,
-        seed=chosen.seed,
-        split=chosen.split,
-        per_portrait=chosen.per_portrait,
-        grid=not chosen.no_grid,
-        facts=chosen.facts,
-        watch=lambda items, what: track(items, description=what),
-    )
-    chosen.json.parent.mkdir(parents=True, exist_ok=True)
-    chosen.json.write_text(json.dumps(found, indent=1) + "\n")
-    if chosen.report:
-        report.write(found, chosen.report)
+    try:
+        found = evaluate(
+            load(chosen.model, runtime=chosen.runtime, precision=chosen.precision),
+            chosen.faces,
+            seed=chosen.seed,
+            split=chosen.split,
+            compression=chosen.compression,
+            per_portrait=chosen.per_portrait,
+            grid=not chosen.no_grid,
+            facts=chosen.facts,
+            watch=lambda items, what: track(items, description=what),
+        )
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+        if chosen.report:
+            report.write(found, chosen.report)
+    except (ModelError, DatasetError, report.ReportError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

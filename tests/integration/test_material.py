@@ -187,6 +187,25 @@ class TestHoldOut:
             material.bring(db, store, s3_settings, folder, tmp_path / "data")
         assert hashed == ["1.jpg", "2.jpg", "2.jpg"]
 
+    def test_faceforensics_is_looked_at_at_the_compression_that_is_learnt_from(
+        self, store: Storage, s3_settings: Settings, db: Database, tmp_path: Path, growing: OnDisk
+    ) -> None:
+        for split, pairs in (("train", [["bob", "cid"]]), ("val", []), ("test", [])):
+            (tmp_path / "ff/splits").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "ff/splits" / f"{split}.json").write_text(json.dumps(pairs))
+        clip = tmp_path / "ff/original_sequences/youtube/c40/images/bob"
+        clip.mkdir(parents=True)
+        (clip / "0000.jpg").write_bytes(b"learnt")
+
+        found = material.bring(db, store, s3_settings, str(tmp_path / "ff"), tmp_path / "data", compression="c40")
+
+        assert found.data == tmp_path / "ff"
+        with pytest.raises(CollectionError, match="compression c23"):
+            material.bring(db, store, s3_settings, str(tmp_path / "ff"), tmp_path / "data")
+        (clip / "0001.jpg").write_bytes(b"held out")
+        with pytest.raises(CollectionError, match=r"such as 0001\.jpg"):
+            material.bring(db, store, s3_settings, str(tmp_path / "ff"), tmp_path / "data", compression="c40")
+
     @pytest.mark.parametrize(
         ("rows", "said"),
         [

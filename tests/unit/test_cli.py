@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from pipeline import ledger, registry
 from pipeline.card import ModelError
 from pipeline.database import Database
-from pipeline.jobs import Stage
+from pipeline.jobs import Pixels, Stage
 from pipeline.settings import Settings, SettingsError
 from pipeline.storage import StorageError
 from tests.fixtures.jobs import brought_to
@@ -25,6 +25,7 @@ from tests.fixtures.models import LIMITS, write_model
 from tests.unit.test_registry import MemoryStorage
 from workers import doctor, submission
 from workers.cli import Unmask, main
+from workers.commands import learning
 from workers.sentences import CommandError, sentence_of
 
 Run = Callable[..., Result]
@@ -75,7 +76,7 @@ def one_sentence(result: Result) -> str:
         (["models", "list"], "start it with `unmask up`"),
         (["models", "rollback"], "Nothing has run in"),
         (["endpoints", "list"], "The web process does not answer at http://127.0.0.1:1 "),
-        (["evaluate", "--faces", "/nowhere"], "'/nowhere' does not exist"),
+        (["evaluate", "--faces", "/nowhere"], "/nowhere does not exist"),
     ],
 )
 def test_every_error_is_one_sentence_and_exit_code_2(run: Run, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,6 +394,65 @@ def test_evaluate_measures_anybodys_pictures_without_tensorflow(
     assert found["model"]["version"] == "1"
     assert LIMITS[0] in result.stdout
     assert "light" in result.stdout
+
+
+def test_evaluate_says_what_it_measured_and_what_it_passed_over(run: Run, faces: Path, tmp_path: Path) -> None:
+    words = ("evaluate", "--model", str(write_model(tmp_path / "made")), "--no-grid", "--faces")
+    (faces / "real" / "2.heic").write_bytes(b"a picture of another kind")
+    said = " ".join(run(*words, str(faces)).stdout.split())
+    assert "Measured on 2 pictures, all without a split: nothing says that the model was not trained on them." in said
+    assert "1 files" not in said
+    assert "1 file under real/ and fake/ is of a kind that is not read, and was passed over." in said
+
+    (faces / "m.csv").write_text("path,label,split\nreal/1.png,real,test\nfake/light/1.png,fake,test\n")
+    said = run(*words, str(faces / "m.csv")).stdout
+    assert "Measured on 2 pictures of the split test." in said
+    assert "passed over" not in said
+
+
+class Downloads(MemoryStorage):
+    """A store whose objects can be had as files."""
+
+    def download(self, bucket: str, key: str, path: Path, **_: str) -> None:
+        path.write_bytes(self.fetch(bucket, key, max_bytes=1_000_000))
+
+
+def test_evaluate_brings_what_is_in_s3(run: Run, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a manifest in a store, and the pictures that it lists
+    store = Downloads()
+    store.put("sets", "mine/m.csv", b"path,label,split\nreal/1.png,real,test\nfake/light/1.png,fake,test\n", "text/csv")
+    for name in ("real/1.png", "fake/light/1.png"):
+        store.put("sets", f"mine/{name}", (faces / name).read_bytes(), "image/png")
+    monkeypatch.setattr(learning, "object_store", lambda settings: store)
+    words = ("evaluate", "--model", str(write_model(tmp_path / "made")), "--no-grid", "--json", str(tmp_path / "e.json"))
+    # When
+    result = run(*words, "--faces", "s3://sets/mine/m.csv")
+    # Then
+    assert result.exit_code == 0, result.stderr
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert (found["pictures"], found["sets"]["fake"]["auc"]) == (2, 1.0)
+    assert "names no bucket" in one_sentence(run(*words, "--faces", "s3:///m.csv"))
+
+
+@pytest.mark.parametrize("words", [("--data", "s3://sets/mine"), ("--data=s3://sets/m.csv",), ("--faces", "s3://sets/faces/")])
+def test_train_says_who_brings_what_is_in_s3(run: Run, words: tuple[str, ...]) -> None:
+    assert "`unmask retrain --dataset s3://…`" in one_sentence(run("train", "--steps", "1", *words))
+
+
+def test_evaluate_keeps_what_it_found_in_the_photographs(run: Run, astronaut: Pixels, tmp_path: Path) -> None:
+    (tmp_path / "people").mkdir()
+    for name, pixels in (("one", astronaut), ("two", astronaut[:, ::-1])):
+        Image.fromarray(pixels).save(tmp_path / "people" / f"{name}.png")
+    (tmp_path / "people/faces.csv").write_text("path,identity,split\none.png,one,test\ntwo.png,two,test\n")
+    words = ("evaluate", "--model", str(write_model(tmp_path / "made", size=64)), "--no-grid", "--per-portrait", "1", "--faces")
+    result = run(*words, str(tmp_path / "people"))
+    assert result.exit_code == 0, result.stderr
+    facts = tmp_path / "data/datasets/facts.npz"
+    assert len(np.load(facts).files) == 4
+    before = facts.stat().st_mtime_ns
+    # the index itself names them as well, and nothing is looked at again
+    assert run(*words, str(tmp_path / "people/faces.csv")).stdout == result.stdout
+    assert facts.stat().st_mtime_ns == before
 
 
 def test_evaluate_takes_the_model_that_comes_with_the_product_where_nothing_has_run(

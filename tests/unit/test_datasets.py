@@ -15,8 +15,9 @@ from PIL import Image
 from pipeline import formats
 from pipeline.extraction import Detection, crop
 from pipeline.jobs import Box
-from pipeline.training import crops, datasets
+from pipeline.training import crops, datasets, feeding, fit
 from pipeline.training.datasets import DatasetError, Record
+from tests.unit.test_fit import people  # noqa: F401
 
 
 def _picture(path: Path, shade: int = 90) -> Path:
@@ -175,6 +176,36 @@ def test_faceforensics_gives_each_pair_its_reals_and_fakes(faceforensics: Path) 
 def test_faceforensics_at_another_compression_is_not_there(faceforensics: Path) -> None:
     with pytest.raises(DatasetError, match="compression c40"):
         datasets.load(faceforensics, compression="c40")
+
+
+def test_faceforensics_is_taken_at_the_compression_that_is_asked_for(faceforensics: Path) -> None:
+    for place in [*faceforensics.glob("*_sequences/*/c23")]:
+        place.rename(place.with_name("c40"))
+    records = datasets.load(faceforensics, compression="c40")
+    assert len(records) == 9
+    assert all("c40" in record.path.parts for record in records)
+    assert datasets.in_splits(faceforensics, compression="c40") == records
+    learnt = feeding.training_records(faceforensics, compression="c40")
+    assert [record.path for record in learnt] == [record.path for record in records if record.split == "train"]
+    with pytest.raises(DatasetError, match="compression c23"):
+        datasets.in_splits(faceforensics)
+
+
+def test_a_training_takes_faceforensics_at_the_compression_that_it_is_told(
+    faceforensics: Path,
+    people: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Given videos without any faces in them, at c40 alone
+    for place in [*faceforensics.glob("*_sequences/*/c23")]:
+        place.rename(place.with_name("c40"))
+    words = ["--faces", str(people), "--data", str(faceforensics), "--out", str(tmp_path / "out"), "--steps", "1"]
+    # Then at c23 there is nothing to learn from, and at c40 it gets as far as looking for faces
+    assert fit.main(words) == 2
+    assert "compression c23" in capsys.readouterr().err
+    assert fit.main([*words, "--compression=c40"]) == 2
+    assert "with detectable faces" in capsys.readouterr().err
 
 
 def test_an_identity_in_two_splits_is_an_error(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def pictures(tmp_path: Path) -> Path:
 def test_folders_of_anybody_are_measured_one_set_for_each_method(green: Any, somebody: None, pictures: Path) -> None:
     # When
     found = evaluation.evaluate(green, pictures, cut=crops.Cut(min_face_px=20, min_blur=0))
+    assert (found["pictures"], found["without_split"]) == (14, 14)
     # Then the worst face of each picture counted
     assert set(found["sets"]) == {"swap", "subtle"}
     swap, subtle = found["sets"]["swap"], found["sets"]["subtle"]
@@ -94,6 +95,28 @@ def test_the_scores_are_those_of_serving(green: Any, somebody: None, pictures: P
     faces = cut.faces(pixels, cut.find())
     served = max(score for score, _ in green.judge(np.stack([face.crop for face in faces])))
     assert found["swap"][CLEAN].scores[0] == pytest.approx(served, abs=1e-9)
+
+
+def test_faceforensics_is_measured_at_the_compression_that_is_asked_for(
+    green: Any, somebody: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given a pair of videos as frames, at c40 alone
+    for split, pairs in (("train", []), ("val", []), ("test", [["000", "001"]])):
+        (tmp_path / f"{split}.json").write_text(json.dumps(pairs))
+    for place, right in (("original_sequences/youtube/c40/images/000", SKIN), ("manipulated_sequences/FaceSwap/c40/images/001_000", GREEN)):
+        for frame in range(2):
+            _faces(tmp_path / place / f"{frame:04}.png", SKIN, right, frame)
+    # Then it is measured there, and nowhere else
+    found = evaluation.evaluate(green, tmp_path, compression="c40", grid=False, cut=crops.Cut(min_face_px=20, min_blur=0))
+    assert (found["sets"]["FaceSwap"]["n_real"], found["sets"]["FaceSwap"]["n_fake"]) == (2, 2)
+    assert (found["pictures"], found["without_split"]) == (2, 0)
+    # and the module's own command line takes it too
+    words = ["--model", str(next((tmp_path / "models").rglob("card.json")).parent), "--faces", str(tmp_path), "--no-grid"]
+    words += ["--json", str(tmp_path / "found.json")]
+    assert evaluation.main(words) == 2
+    assert "compression c23" in capsys.readouterr().err
+    assert evaluation.main([*words, "--compression", "c40"]) == 0
+    assert list(json.loads((tmp_path / "found.json").read_text())["sets"]) == ["FaceSwap"]
 
 
 def test_what_is_gone_through_is_told(green: Any, somebody: None, pictures: Path) -> None:

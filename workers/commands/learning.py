@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import click
@@ -31,27 +32,50 @@ PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
 @click.command()
 @click.option(
     "--faces",
-    type=click.Path(exists=True, path_type=Path),
-    help=f"Folders real/ and fake/ (or fake/ by method), a manifest, FaceForensics++, or faces.csv.  [default: {FACES}]",
+    metavar="PATH",
+    help="Folders real/ and fake/ (or fake/ by method), a manifest, FaceForensics++, or a folder with faces.csv, here or as s3://…  "
+    f"[default: {FACES}]",
 )
 @click.option("--model", metavar="VERSION", help="A published version, or the path of a version's folder.  [default: the champion]")
 @click.option("--json", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures to this file.")
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path), help="Write plots and one HTML page into this folder.")
-@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]), help="Whose faces.")
+@click.option(
+    "--split",
+    default="test",
+    show_default=True,
+    type=click.Choice(["train", "val", "test"]),
+    help="Whose faces; pictures without a split are all measured.",
+)
+@click.option(
+    "--compression",
+    default="c23",
+    show_default=True,
+    type=click.Choice(["raw", "c23", "c40"]),
+    help="Of the videos, if it is FaceForensics++.",
+)
 @click.option("--seed", default=1, show_default=True, help="Of the fakes made here and of the intervals.")
 @click.option("--per-portrait", default=4, show_default=True, type=click.IntRange(1), help="Fakes of each kind made from a photograph.")
 @click.option("--grid/--no-grid", default=True, show_default=True, help="Also after compression and at small sizes.")
 def evaluate(
-    faces: Path | None, model: str | None, target: Path | None, report: Path | None, split: str, seed: int, per_portrait: int, grid: bool
+    faces: str | None,
+    model: str | None,
+    target: Path | None,
+    report: Path | None,
+    split: str,
+    compression: str,
+    seed: int,
+    per_portrait: int,
+    grid: bool,
 ) -> None:
-    """Measure a model on faces that it has not seen."""
-    faces = faces or FACES
-    if not faces.exists():
-        raise CommandError(f"{faces} is not there: name a folder with real/ and fake/ pictures by --faces.")
+    """Measure a model on faces that it has not seen.
+
+    Only you know which those are: where a data set has no splits, all of it is measured, also what the model was trained on.
+    """
     settings = settings_in_force()
-    with _learning("Evaluating", "demo"):
+    with _learning("Evaluating", "demo"), _at_hand(settings, faces or str(FACES)) as place:
         from pipeline.training import evaluation
         from pipeline.training.crops import Cut
+        from pipeline.training.datasets import passed_over
 
         cut = Cut.of(settings)
         classifier = load(_folder(settings, model), runtime=settings.runtime, precision=settings.precision)
@@ -64,11 +88,13 @@ def evaluate(
                     shown.update(task, advance=1)
 
             settled: dict[str, Any] = {"seed": seed, "split": split, "per_portrait": per_portrait, "grid": grid}
-            found = evaluation.evaluate(classifier, faces, cut=cut, watch=watch, **settled)
+            settled |= {"compression": compression, "facts": settings.data_dir / "datasets" / "facts.npz"}
+            found = evaluation.evaluate(classifier, place, cut=cut, watch=watch, **settled)
+        others = passed_over(place)
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(found, indent=1) + "\n")
-    _show(found, classifier.card.limits)
+    _show(found, classifier.card.limits, others)
     if report is not None:
         with _learning("The report", "train"):
             from pipeline.training import report as reports
@@ -100,7 +126,21 @@ def _folder(settings: Settings, model: str | None) -> Path:
         raise
 
 
-def _show(found: Mapping[str, Any], limits: Sequence[str]) -> None:
+@contextmanager
+def _at_hand(settings: Settings, faces: str) -> Iterator[Path]:
+    """The faces to measure on: where they are on this machine, or brought from S3 for as long as they are needed."""
+    if not faces.startswith("s3://"):
+        if not Path(faces).exists():
+            raise CommandError(f"{faces} does not exist: name a folder with real/ and fake/ pictures by --faces.")
+        yield Path(faces)
+        return
+    from workers import material
+
+    with TemporaryDirectory(prefix="unmask-faces-") as folder:
+        yield material.fetched(object_store(settings), faces, Path(folder, "data"))
+
+
+def _show(found: Mapping[str, Any], limits: Sequence[str], others: int) -> None:
     model = found["model"]
     numbers = ("n", "AUC", "EER", "TPR at 1 % FPR", "ECE", "accuracy")
     made = console.table(f"{model['name']} {model['version']}, {model['precision']}", "set", *numbers, right=numbers)
@@ -114,6 +154,17 @@ def _show(found: Mapping[str, Any], limits: Sequence[str]) -> None:
     shown.print(made)
     if found["false_positive_rate"] is not None:
         shown.print(f"False positives: {100 * found['false_positive_rate']:.2f} % of {found['real_judgements']} judgements of real faces.")
+    measured, apart = found["pictures"], found["without_split"]
+    shown.print(
+        f"Measured on {measured} picture{'s' * (measured != 1)} of the split {found['split']}."
+        if not apart
+        else f"Measured on {measured} pictures, {'all' if apart == measured else apart} without a split: nothing says that the model was "
+        "not trained on them."
+    )
+    if others:
+        files = f"{others} files" if others > 1 else "1 file"
+        kinds = "are of kinds that are not read, and were" if others > 1 else "is of a kind that is not read, and was"
+        shown.print(f"{files} under real/ and fake/ {kinds} passed over.")
     for sentence in limits:
         shown.print(f"[dim]{escape(sentence)}[/]")
 
@@ -126,6 +177,8 @@ def _number(value: float | None) -> str:
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def train(options: tuple[str, ...]) -> None:
     """Train the network; `unmask train --help` shows its options. Several ranks, or Gaudi cards, are started here."""
+    if any(word.rpartition("=")[2].startswith("s3://") for word in options):
+        raise CommandError("`unmask train` reads what is on this machine: `unmask retrain --dataset s3://…` trains on what is in S3.")
     with _learning("Training", "train"), _handed_on("unmask train"):
         from pipeline.training import fit
 
