@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 import piexif
 import pytest
+from sqlalchemy import update
 
 from pipeline import inquiry, ledger, registry
-from pipeline.database import ModelRow
+from pipeline.database import FaceRow, ModelRow
 from pipeline.images import encode_png
-from pipeline.jobs import Queue, Stage, Upload
+from pipeline.jobs import Queue, Reason, Stage, Upload
 from pipeline.storage import StorageError
-from tests.fixtures.jobs import MODEL, accepted, brought_to, claimed, face, judged
+from tests.fixtures.jobs import MODEL, accepted, advance, brought_to, claimed, face, judged
 from tests.fixtures.models import LIMITS, write_model
 from tests.fixtures.web import Receiver, Web, jpeg
 from webhooks import health
@@ -198,6 +199,20 @@ def test_one_job_is_told_whole(web: Web) -> None:
     assert said["annotated"] == f"http://127.0.0.1:8080/v1/jobs/{job_id}/annotated.png"
     assert said["created_at"].endswith("Z")
     assert set(said["timings_ms"]) == {"wait", "extract", "classify", "render"}
+
+
+def test_a_face_that_is_not_judged_says_why_to_programs_and_on_the_page(web: Web) -> None:
+    job_id = accepted(web.db)
+    assert advance(web.db, claimed(web.db, job_id), [face(0, Reason.COMPRESSED)])
+    assert advance(web.db, claimed(web.db, job_id, Stage.RENDER))
+    said = web.client.get(f"/v1/jobs/{job_id}").get_json()
+    assert (said["verdict"], said["reason"], said["faces"][0]["reason"]) == ("not_applicable", "compressed", "compressed")
+    with web.db.write() as session:
+        session.execute(update(FaceRow).values(blocks=None))
+    assert web.client.get(f"/v1/jobs/{job_id}").get_json()["faces"][0]["quality"]["blocks"] is None
+    page = web.client.get(f"/jobs/{job_id}")
+    assert page.status_code == 200
+    assert "The face is too compressed to judge." in page.text
 
 
 def test_pages_hold_every_job_once_and_filters_narrow_them(web: Web) -> None:

@@ -9,7 +9,9 @@ import uuid
 
 import pytest
 
-from pipeline.jobs import STAGES, Stage, Status, Upload, Verdict, new_id, worst
+from pipeline.jobs import STAGES, Reason, Stage, Status, Upload, Verdict, new_id, worst
+from webhooks.dashboard import words as dashboard
+from workers import console
 
 
 def test_only_queued_and_running_jobs_are_not_over() -> None:
@@ -33,6 +35,11 @@ def test_stages_come_in_the_order_of_the_chain() -> None:
 def test_the_image_has_its_worst_faces_verdict_in_whatever_order(verdicts: list[Verdict], expected: Verdict) -> None:
     for order in itertools.permutations(verdicts):
         assert worst(list(order)) is expected
+
+
+@pytest.mark.parametrize("words", [console.REASONS, dashboard.REASONS], ids=["command line", "dashboard"])
+def test_every_reason_has_words(words: dict[str, str]) -> None:
+    assert set(words) == {reason.value for reason in Reason}
 
 
 def test_what_is_not_known_of_an_upload_is_an_empty_string() -> None:
