@@ -321,8 +321,7 @@ def _records(root: Path) -> list[Any]:
 
     try:
         if (root / "faces.csv").is_file():
-            with (root / "faces.csv").open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
+            rows = datasets.index(root)
             groups = [{name: row[name] for name in GROUPS if row.get(name)} for row in rows]
             records = [
                 Record(root / row["path"], False, row["identity"], "", row["split"], group) for row, group in zip(rows, groups, strict=True)
@@ -332,7 +331,7 @@ def _records(root: Path) -> list[Any]:
             if not any(record.split for record in records):
                 records = datasets.split_by_identity(records, seed=0)
         return datasets.hashed(records)
-    except (DatasetError, OSError, KeyError) as error:
+    except (DatasetError, OSError) as error:
         raise CollectionError(str(error)) from error
 
 

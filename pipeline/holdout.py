@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,14 +66,10 @@ def _learnt(faces: Path | None, data: Path | None, compression: str) -> list[Any
     found: list[Record] = []
     try:
         if faces is not None:
-            with (faces / "faces.csv").open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            found += [Record(faces / row["path"], False, row["identity"] or "", split=row["split"] or "") for row in rows]
+            found += [Record(faces / row["path"], False, row["identity"], split=row["split"]) for row in datasets.index(faces)]
         if data is not None:
             found += datasets.in_splits(data, compression=compression)
-    except KeyError as error:
-        raise CollectionError(f"The faces.csv of the data set has no column {error.args[0]}.") from error
-    except (DatasetError, UnicodeDecodeError) as error:
+    except DatasetError as error:
         raise CollectionError(f"The data set cannot be read: {error}") from error
     return [record for record in found if record.split in LEARNT]
 

@@ -98,7 +98,10 @@ def _here(path: Path, said: str) -> tuple[Path | None, Path | None]:
 
 def _manifest(storage: Storage, bucket: str, key: str, folder: Path) -> Path:
     """A manifest and all that it lists, relative to it."""
-    text = storage.fetch(bucket, key, max_bytes=MAX_MANIFEST_BYTES).decode("utf-8")
+    try:
+        text = storage.fetch(bucket, key, max_bytes=MAX_MANIFEST_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MaterialError(f"s3://{bucket}/{key} is not written in UTF-8: save it again as CSV UTF-8.") from error
     place = folder / PurePosixPath(key).name
     base = key.rpartition("/")[0]
     for listed in _paths(text, lines=key.endswith(".jsonl"), said=f"s3://{bucket}/{key}"):

@@ -110,6 +110,7 @@ class TestMaterial:
             ("s3://{bucket}/empty/", "nothing under"),
             ("s3:///x", "names no bucket"),
             ("s3://{bucket}/broken.csv", "no manifest"),
+            ("s3://{bucket}/latin.csv", "latin.csv is not written in UTF-8"),
             ("s3://{bucket}/lists.csv", "lists gone.jpg"),
             ("/no/such/folder", "is not there"),
         ],
@@ -117,7 +118,8 @@ class TestMaterial:
     def test_what_is_no_data_set_is_said(
         self, dataset: str, said: str, store: Storage, s3_settings: Settings, nothing: Database, tmp_path: Path
     ) -> None:
-        put(store, s3_settings, broken_dot_csv=b"picture,label\n1.jpg,real\n", lists_dot_csv=b"path,label\ngone.jpg,real\n")
+        put(store, s3_settings, broken_dot_csv=b"picture,label\n1.jpg,real\n", lists_dot_csv=b"\xef\xbb\xbfpath,label\ngone.jpg,real\n")
+        put(store, s3_settings, latin_dot_csv="path,label\nä.jpg,real\n".encode("cp1252"))
         with pytest.raises(MaterialError, match=said) as found:
             material.bring(nothing, store, s3_settings, dataset.format(bucket=s3_settings.inbox_bucket), tmp_path / "data")
         assert found.value.permanent
@@ -186,6 +188,16 @@ class TestHoldOut:
         with pytest.raises(CollectionError, match=r"such as 2\.jpg"):
             material.bring(db, store, s3_settings, folder, tmp_path / "data")
         assert hashed == ["1.jpg", "2.jpg", "2.jpg"]
+
+    def test_an_index_without_a_column_is_refused_wherever_it_is_read(
+        self, store: Storage, s3_settings: Settings, db: Database, tmp_path: Path
+    ) -> None:
+        folder = photographs(tmp_path / "faces", ("bob", "train", b"learnt"))
+        (tmp_path / "faces/faces.csv").write_text("path,person,split\n0.jpg,bob,train\n")
+        with pytest.raises(CollectionError, match="no column identity"):
+            material.bring(db, store, s3_settings, folder, tmp_path / "data")
+        with pytest.raises(CollectionError, match="no column identity"):
+            collections.add(db, store, s3_settings, tmp_path / "faces", actor="cli")
 
     def test_faceforensics_is_looked_at_at_the_compression_that_is_learnt_from(
         self, store: Storage, s3_settings: Settings, db: Database, tmp_path: Path, growing: OnDisk

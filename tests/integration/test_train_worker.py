@@ -17,11 +17,12 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from pipeline import cards, classroom, gate, trainings
+from pipeline import cards, classroom, collections, gate, trainings
 from pipeline.database import Database
 from pipeline.jobs import Status
 from pipeline.settings import Settings
 from pipeline.storage import storage
+from pipeline.tables.learning import ItemRow
 from pipeline.tables.training import CardLeaseRow, TrainingRow
 from pipeline.training import checkpoint
 from tests.fixtures.gaudi import BIN, machine
@@ -127,6 +128,26 @@ def test_how_a_trainer_ends_is_said_in_one_sentence(
     row = row_of(db, training_id)
     assert said in (row.reason or "")
     assert row.status == state.value
+
+
+def test_faceforensics_is_learnt_from_at_the_compression_that_was_asked_for(
+    db: Database, trainer: Trainer, faces: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a hold-out, and FaceForensics++ at c40 alone
+    item = {"suffix": ".jpg", "fake": False, "manipulation": "", "group": {}, "added_at": 1.0}
+    with db.write() as session:
+        session.add(ItemRow(collection="default", sha256="0" * 64, identity="ann", split="test", **item))
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.json").write_text('[["000", "001"]]' if split == "train" else "[]")
+    (tmp_path / "original_sequences/youtube/c40/images/000").mkdir(parents=True)
+    growing = collections.OnDisk("d" * 64, Path(faces), None)
+    monkeypatch.setattr(collections, "default", lambda *_, **__: growing)
+    # When it is learnt from, then the trainer is told so
+    settings = trainer('echo "$*" >&2; exit 2')
+    for params, sentence in (({"compression": "c40"}, "--compression=c40"), ({}, "at compression c23")):
+        training_id = asked(db, dataset=str(tmp_path), params=params)
+        assert train.run(db, settings, training_id) is Status.FAILED
+        assert sentence in (row_of(db, training_id).reason or "")
 
 
 def test_what_an_earlier_attempt_said_is_not_held_against_the_next(db: Database, trainer: Trainer, faces: str) -> None:
