@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,20 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import requests
 from redis import Redis
 from skimage import data as pictures
 from sqlalchemy import select
 
 from pipeline import inquiry, ledger, registry
+from pipeline.classification import load
 from pipeline.database import Database, EventRow, JobRow
 from pipeline.jobs import Pixels, Queue, Status, Upload
 from pipeline.settings import Settings, to_environment
 from pipeline.storage import Storage
+from pipeline.training import datasets, evaluation
+from pipeline.training.crops import Cut
+from pipeline.training.figures import CLEAN
 from tests.fixtures.models import write_model
 from workers import embedded
 from workers.orders import order
@@ -48,18 +54,22 @@ raise SystemExit(main())
 pytestmark = pytest.mark.timeout(600)
 
 
+def surroundings(data_dir: Path) -> dict[str, str]:
+    """The environment without settings of another installation."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("UNMASK_")} | {"UNMASK_DATA_DIR": str(data_dir)}
+
+
 class Up:
     """The stack on a data directory, and the way to what it runs."""
 
     def __init__(self, data_dir: Path, **environment: str) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("UNMASK_")}
         self.data_dir = data_dir
         self.lines: list[str] = []
         self._ready = threading.Event()
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
             cwd=ROOT,
-            env={**clean, **QUICK, "UNMASK_DATA_DIR": str(data_dir), **environment},
+            env={**surroundings(data_dir), **QUICK, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -290,6 +300,62 @@ def test_a_process_that_dies_is_started_again_and_its_work_done(live: Up) -> Non
     live.put("after.jpg", photographs(1)[0])
     assert live.job("after.jpg").status == "done"
     assert "was started again" in live.said
+
+
+def restarted(live: Up) -> None:
+    """Workers that have read anew who is champion."""
+    for name in ("workers:extract", "workers:classify"):
+        live.order("stopProcess", name)
+        live.order("startProcess", name)
+
+
+@pytest.fixture
+def shipped(live: Up) -> Iterator[Path]:
+    """The folder of the model that comes with the product, champion of the stack for as long as it is wanted."""
+    folder = registry.shipped()[-1]
+    card = registry.publish(live.db, live.store, live.settings, folder)
+    registry.promote(live.db, live.settings, card.name, card.version)
+    restarted(live)
+    yield folder
+    registry.promote(live.db, live.settings, "green", "1")
+    restarted(live)
+
+
+def test_a_picture_has_one_score_whichever_way_it_is_asked_for(live: Up, shipped: Path, tmp_path: Path) -> None:
+    # Given one picture of one face
+    [photograph] = photographs(1)
+    picture = tmp_path / "faces" / "real" / "picture.jpg"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(photograph)
+
+    # When it is submitted on the command line, asked about over HTTP, and measured as `unmask evaluate` does
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.cli", "submit", str(picture), "--wait", "--json"],
+        cwd=ROOT,
+        env=surroundings(live.data_dir),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [submitted] = json.loads(done.stdout)
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy lies between
+        answer = session.post(f"{live.settings.url}/predict", files={"file": ("picture.jpg", photograph, "image/jpeg")}, timeout=120)
+    assert answer.status_code == 200, answer.text
+    predicted = answer.json()
+    classifier = load(shipped, runtime=live.settings.runtime, precision=live.settings.precision)
+    cut = replace(Cut.of(live.settings), size=classifier.card.input_size, margin=classifier.card.margin)
+    records = datasets.load(tmp_path / "faces")
+    measured = evaluation.found_sets(evaluation.Scorer(classifier), records, cut, [CLEAN])["real"][CLEAN]
+
+    # Then all three were judged by that model, and say the same
+    assert [found["model"]["version"] for found in (submitted, predicted)] == [shipped.name] * 2
+    assert (len(submitted["faces"]), len(predicted["faces"]), len(measured.scores)) == (1, 1, 1)
+    assert submitted["verdict"] == predicted["verdict"]
+    assert 0 < submitted["score"] < 1
+    assert predicted["score"] == pytest.approx(submitted["score"], abs=1e-4)
+    assert measured.scores[0] == pytest.approx(submitted["score"], abs=1e-4)
 
 
 def test_whatever_is_killed_every_picture_has_one_result(tmp_path: Path) -> None:
