@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.training import checkpoint, crops, feeding, fit, kept_out, network, weights
+from pipeline.training import checkpoint, crops, feeding, fit, kept_out, network, stepping, weights
 from pipeline.training.averaging import Average, measure_norms
 from pipeline.training.checkpoint import CheckpointError, Progress
 from pipeline.training.datasets import DatasetError
@@ -254,6 +254,41 @@ class TestTrainer:
         pytest.importorskip("tensorflow")
         assert _trainer(tmp_path, replace(PLAN, steps=4, look=2, **change)).run()
         assert (tmp_path / "weights.h5").exists()
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_a_sharpness_aware_step_goes_down_from_where_it_was_by_the_slope_farther_up(clip: float) -> None:
+    """One logit over three numbers, whose gradients NumPy can take: w - rate g(w + rho g(w) / |g(w)|)."""
+    keras = pytest.importorskip("tensorflow").keras
+    rng = np.random.default_rng(5)
+    crops = rng.integers(0, 256, (8, 1, 1, 3), dtype=np.uint8)
+    fake = np.repeat(np.array([0, 1], np.float32), 4)
+    rho, rate, smoothing = 0.7, 0.5, 0.1
+    given = keras.Input((1, 1, 3))
+    model = keras.Model(given, keras.layers.Dense(1)(keras.layers.Flatten()(given)))
+    weights = np.array([0.3, -0.2, 0.5, 0.1])  # the last is the bias
+    model.set_weights([weights[:3, None], weights[3:]])
+
+    def losses_and_slope(at: Any) -> tuple[Any, Any]:
+        x = np.column_stack([crops.reshape(8, 3) / 127.5 - 1, np.ones(8)])
+        wanted, score = fake * (1 - 2 * smoothing) + smoothing, 1 / (1 + np.exp(-(x @ at)))
+        return -(wanted * np.log(score) + (1 - wanted) * np.log(1 - score)), x.T @ (score - wanted) / 8
+
+    before, slope = losses_and_slope(weights)
+    _, sharp = losses_and_slope(weights + rho * slope / np.linalg.norm(slope))
+    assert np.linalg.norm(sharp - slope) > 0.05, "a step that is not sharpness-aware is another"
+    if clip:
+        assert np.linalg.norm(sharp) > clip
+        sharp = sharp * clip / np.linalg.norm(sharp)
+
+    plan = Plan(stages=(), sam=rho, clip=clip, mask_weight=0.0, smoothing=smoothing)
+    step = stepping.compiled(model, keras.optimizers.SGD(rate), plan, Rank())
+    loss = step(crops, fake, np.zeros((8, 1, 1), np.float32), np.ones(8, np.float32))
+
+    assert float(loss) == pytest.approx(before.mean(), rel=1e-5)
+    found = np.concatenate([np.ravel(weight) for weight in model.get_weights()])
+    np.testing.assert_allclose(found, weights - rate * sharp, atol=1e-5)
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import cv2
@@ -97,6 +98,62 @@ def test_a_face_swapped_with_itself_is_the_same_face(portrait: Portrait) -> None
     cv2.fillConvexPoly(inside, cv2.convexHull(np.round(portrait.landmarks[list(OVAL)]).astype(np.int32)), 1)
     gap = np.abs(warped.astype(int) - portrait.pixels.astype(int))[inside > 0]
     assert np.quantile(gap, 0.99) <= 2
+
+
+def test_poisson_blending_fills_the_mask_with_the_sources_slopes_and_leaves_the_rest() -> None:
+    """The edges are the source's, the level is that of the surroundings (Perez et al., 2003)."""
+    target = np.full((80, 90, 3), (90, 120, 150), np.uint8)
+    source = np.full((80, 90, 3), (30, 200, 60), np.uint8)
+    source[36:44, 40:50] += np.array([0, 40, 20], np.uint8)
+    mask = np.zeros((80, 90), np.float32)
+    cv2.ellipse(mask, (45, 40), (24, 18), 0, 0, 360, 1.0, -1)
+    kept = mask.copy()
+
+    fake = manipulations._poisson(source, target, mask)
+
+    assert fake is not None
+    np.testing.assert_array_equal(mask, kept)
+    assert np.abs(fake.astype(int) - target)[mask == 0].max() <= 1, "what is solved for is rounded"
+    x, y, w, h = cv2.boundingRect((mask > 0).astype(np.uint8))
+    aside = np.ones(mask.shape, bool)
+    aside[y - 1 : y + h + 1, x - 1 : x + w + 1] = False
+    np.testing.assert_array_equal(fake[aside], target[aside])
+    assert cv2.boundingRect((fake[..., 1] > target[0, 0, 1] + 20).astype(np.uint8)) == (40, 36, 10, 8), "nothing has moved"
+    rise = fake[38:42, 43:47].astype(float).mean(axis=(0, 1)) - fake[39:41, 24:27].astype(float).mean(axis=(0, 1))
+    assert (np.abs(rise - (0, 40, 20)) < 6).all(), rise
+    assert np.abs(fake[39:41, 24:27].astype(int) - target[0, 0]).max() < 6, "the source's own colour is gone"
+
+
+@pytest.mark.parametrize("place", [np.s_[:, :1], np.s_[:1, :], np.s_[:, -1:], np.s_[-1:, :]])
+def test_poisson_blending_needs_surroundings(place: tuple[slice, slice]) -> None:
+    """Where only the border is left of a mask there is nothing to blend, and where it reaches the border, that stays as it is."""
+    rng = np.random.default_rng(4)
+    source, target = (rng.integers(0, 256, (60, 60, 3), dtype=np.uint8) for _ in range(2))
+    mask = np.zeros((60, 60), np.float32)
+    mask[place] = 1
+    assert manipulations._poisson(source, target, mask) is None
+
+    fake = manipulations._poisson(source, target, np.ones((60, 60), np.float32))
+
+    assert fake is not None
+    np.testing.assert_array_equal(fake[place], target[place])
+    assert (fake[5:-5, 5:-5] != target[5:-5, 5:-5]).any()
+
+
+def test_a_swap_is_blended_by_poisson_now_and_then_and_its_mask_is_then_hard(people: list[Portrait]) -> None:
+    """OpenCV lets the difference at the mask's edge fade over a rim outside: what lies farther away stays as it was."""
+    target, donor = people
+    soft = Counter[bool]()
+    for seed in range(30):
+        made = manipulations.face_swap(target.pixels, target.landmarks, donor.pixels, donor.landmarks, np.random.default_rng(seed))
+        hard = bool(np.isin(made.mask, (0, 1)).all())
+        soft[not hard] += 1
+        if hard:
+            away = cv2.distanceTransform((made.mask == 0).astype(np.uint8), cv2.DIST_L2, 5) > target.box.w / 3
+            assert away.any()
+            np.testing.assert_array_equal(made.fake[away], target.pixels[away])
+            assert (made.fake[made.mask == 1] != target.pixels[made.mask == 1]).any(axis=1).mean() > 0.5
+    assert 3 <= soft[False] <= 16, f"three of ten: {soft}"
 
 
 def test_triangles_cover_the_face_and_move_with_it(portrait: Portrait) -> None:
