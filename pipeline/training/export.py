@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pipeline.jobs import Pixels
 from pipeline.training import weights as files
 from pipeline.training.graph import resnet50
+from pipeline.training.weights import WeightsError
 
 Scores = npt.NDArray[np.float32]
 BATCH = 16
@@ -37,7 +38,7 @@ def to_openvino(weights: Path, folder: Path, *, input_size: int = 224, mask: boo
 
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{name}.xml"
-    ov.save_model(resnet50(files.read(weights), input_size, mask=mask), target, compress_to_fp16=False)
+    ov.save_model(_graph(weights, input_size, mask=mask), target, compress_to_fp16=False)
     return target
 
 
@@ -57,7 +58,7 @@ def to_int8(
     folder.mkdir(parents=True, exist_ok=True)
     data = nncf.Dataset([np.asarray(crop)[None] for crop in calibration])
     graph = nncf.quantize(
-        resnet50(files.read(weights), input_size, fold=True),
+        _graph(weights, input_size, fold=True),
         data,
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(calibration),
@@ -66,6 +67,13 @@ def to_int8(
     target = folder / f"{name}.xml"
     ov.save_model(graph, target, compress_to_fp16=False)
     return target
+
+
+def _graph(weights: Path, input_size: int, **how: bool) -> Any:
+    try:
+        return resnet50(files.read(weights), input_size, **how)
+    except (RuntimeError, ValueError) as error:  # OpenVINO's, and NumPy's: layers of these names, but of other shapes
+        raise WeightsError(f"The weights in {weights} are of another network than this ResNet50: their shapes do not fit.") from error
 
 
 def openvino_logits(model: Path, crops: Pixels, *, precision: str = "f32", threads: int = 0) -> Scores:
@@ -138,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     try:
         print(to_openvino(chosen.weights, chosen.out, input_size=chosen.size, mask=chosen.mask))  # noqa: T201
-    except files.WeightsError as error:
+    except WeightsError as error:
         parser.exit(2, f"{error}\n")
 
 

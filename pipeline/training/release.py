@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.card import CARD, Card, ModelError, Thresholds, sha256
+from pipeline.card import CARD, Card, ModelError, Thresholds, plain, sha256
 from pipeline.classification import GRAPH, WEIGHTS, load
 from pipeline.jobs import Pixels
 from pipeline.training import calibration, evaluation, examples, export, portraits, report
@@ -167,18 +167,30 @@ def write_card(folder: Path, **facts: Any) -> Card:
     return card
 
 
+def told(training: Path) -> dict[str, Any]:
+    """What a trainer said of itself in `training.json`. Raises ModelError, or OSError if the file cannot be read."""
+    try:
+        found = json.loads(training.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{training} is not the training.json of a trainer: it is not JSON.") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{training} is not the training.json of a trainer: it holds no object.")
+    return found
+
+
 def release(chosen: argparse.Namespace, watch: Callable[[Sequence[Any], str], Iterable[Any]]) -> Path:
-    """Do all of it; returns the version's folder. Raises WeightsError, DatasetError, ModelError or ExportError."""
-    folder: Path = chosen.out / chosen.name / chosen.version
-    folder.mkdir(parents=True, exist_ok=True)
+    """Do all of it; returns the version's folder. Raises WeightsError, DatasetError, ModelError, ExportError or OSError."""
+    named = files.read_any(*chosen.weights)
+    training = told(chosen.training) if chosen.training else {}
     people = {split: portraits.load(chosen.faces, split, facts=chosen.facts) for split in ("val", "test")}
     people["train"] = portraits.load(chosen.faces, "train", facts=chosen.facts, largest=portraits.LARGEST_FACE)
     if not all(people.values()):
         raise DatasetError(f"{chosen.faces} lacks photographs with a face in one of the splits train, val and test.")
     portraits.must_be_several([person for found in people.values() for person in found], chosen.faces)
     recipe = Recipe(size=chosen.size, margin=chosen.margin, smallest=min(chosen.size, Recipe.smallest))
-    named = files.read_any(*chosen.weights)
 
+    folder: Path = chosen.out / chosen.name / chosen.version
+    folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / WEIGHTS, named)
     graph = export.to_openvino(folder / WEIGHTS, folder, input_size=chosen.size)
     temperature, bias, bounds, how = calibrate(
@@ -199,7 +211,6 @@ def release(chosen: argparse.Namespace, watch: Callable[[Sequence[Any], str], It
         pairs = [examples.pair(people["train"], index, chosen.seed, recipe) for index in watch(range(150), "calibration crops")]
         export.to_int8(folder / WEIGHTS, folder, [crop for pair in pairs for crop in (pair.real, pair.fake)], input_size=chosen.size)
 
-    training = json.loads(chosen.training.read_text()) if chosen.training else {}
     facts: dict[str, Any] = {
         "name": chosen.name,
         "version": chosen.version,
@@ -254,7 +265,23 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--no-grid", action="store_true", help="do not measure compression and small sizes")
     add("--report", type=Path, help="folder for the report")
     add("--attribution", default="", help="of the photographs")
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    for option, value, least, most in (
+        ("--size", chosen.size, 32, 2048),
+        ("--margin", chosen.margin, 0, 2),
+        ("--seed", chosen.seed, 0, 2**32 - 1),
+        ("--target-fpr", chosen.target_fpr, 0, 1),
+        ("--missed", chosen.missed, 0, 1),
+        ("--street", chosen.street, 0, 1_000_000),
+    ):
+        if not least <= value <= most:
+            parser.error(f"{option} must be {least} to {most}, not {value}")
+    for name in (chosen.name, chosen.version):
+        try:
+            plain(name)
+        except ValueError as error:
+            parser.error(str(error))
+    return chosen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -263,8 +290,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         print(release(parse(arguments), lambda items, what: track(items, description=what)))  # noqa: T201
-    except (WeightsError, DatasetError, ModelError, export.ExportError, report.ReportError, FileNotFoundError) as error:
+    except (WeightsError, DatasetError, ModelError, export.ExportError, report.ReportError) as error:
         print(error, file=sys.stderr)  # noqa: T201
+        return 2
+    except OSError as error:
+        print(f"{error.filename} cannot be used: {error.strerror}." if error.filename else error, file=sys.stderr)  # noqa: T201
         return 2
     return 0
 

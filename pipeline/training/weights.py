@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -85,15 +86,16 @@ def _own(path: Path, group: Any, part: str, kind: type[Any]) -> Any:
 
 
 def read_npz(*paths: Path) -> Named:
-    """Named weights from `.npz` files with keys `layer/position`, as the PyTorch port writes them."""
-    flat: dict[str, npt.NDArray[np.float32]] = {}
-    for path in paths:
-        with np.load(path) as content:
-            flat |= {key: np.asarray(content[key], np.float32) for key in content.files}
+    """Named weights from `.npz` files with keys `layer/position`, as the PyTorch port writes them. Raises WeightsError."""
     named: dict[str, dict[int, npt.NDArray[np.float32]]] = {}
-    for key, array in flat.items():
-        layer, position = key.rsplit("/", 1)
-        named.setdefault(layer, {})[int(position)] = array
+    for path in paths:
+        try:
+            with path.open("rb") as file, np.load(file) as content:  # what is damaged NumPy would leave open
+                for key in content.files:
+                    layer, position = key.rsplit("/", 1)
+                    named.setdefault(layer, {})[int(position)] = np.asarray(content[key], np.float32)
+        except (ValueError, TypeError, EOFError, BadZipFile) as error:
+            raise WeightsError(f"{path} is not a part of weights as the PyTorch port writes them.") from error
     return {layer: [arrays[k] for k in sorted(arrays)] for layer, arrays in named.items()}
 
 

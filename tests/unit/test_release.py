@@ -231,6 +231,86 @@ def test_missing_weights_are_one_sentence(faces: Path, tmp_path: Path, capsys: p
     assert capsys.readouterr().err.strip() == "The folder holds no weights*.npz."
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--version", "../1", "'../1' is not a plain name: letters, digits, dots, dashes and underscores"),
+        ("--name", "", "'' is not a plain name: letters, digits, dots, dashes and underscores"),
+        ("--size", "16", "--size must be 32 to 2048, not 16"),
+        ("--margin", "nan", "--margin must be 0 to 2, not nan"),
+        ("--target-fpr", "2", "--target-fpr must be 0 to 1, not 2.0"),
+        ("--missed", "-0.1", "--missed must be 0 to 1, not -0.1"),
+        ("--street", "-1", "--street must be 0 to 1000000, not -1"),
+        ("--seed", "-1", "--seed must be 0 to 4294967295, not -1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, sentence: str
+) -> None:
+    arguments = ["--weights", "none.h5", "--faces", str(tmp_path), "--out", str(tmp_path / "out"), "--version", "1", f"{option}={value}"]
+    with pytest.raises(SystemExit) as ended:
+        release.main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"error: {sentence}")
+    assert not any(tmp_path.iterdir())
+
+
+def a_logit(path: Path) -> None:
+    weights.write(path, {"logit": [np.zeros((2, 2), np.float32), np.zeros(2, np.float32)]})
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("no training", "{}/training.json cannot be used: No such file or directory."),
+        ("training is no JSON", "{}/training.json is not the training.json of a trainer: it is not JSON."),
+        ("training is a list", "{}/training.json is not the training.json of a trainer: it holds no object."),
+        ("no index", "{}/faces/faces.csv"),
+        ("a broken photograph", "The photograph {}/faces/a.jpg cannot be used: "),
+        ("out is a file", "{}/out"),
+        ("a damaged part", "{}/weights-0.npz is not a part of weights as the PyTorch port writes them."),
+        ("a part of something else", "{}/weights-0.npz is not a part of weights as the PyTorch port writes them."),
+        ("other shapes", "are of another network than this ResNet50: their shapes do not fit."),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str, sentence: str
+) -> None:
+    # Given all that is needed, one thing of it wrong
+    given = {"weights": tmp_path / "w.h5", "faces": faces, "out": tmp_path / "out"}
+    a_logit(given["weights"])
+    if "training" in what:
+        given["training"] = tmp_path / "training.json"
+        if what != "no training":
+            given["training"].write_text("[1]" if what == "training is a list" else "seed 1")
+    elif "part" in what:
+        given["weights"] = tmp_path / "weights-0.npz"
+        if what == "a damaged part":
+            given["weights"].write_bytes(b"PK\x03\x04 and no more")
+        else:
+            np.savez(given["weights"], logit=np.zeros(2))
+    elif what in ("no index", "a broken photograph"):
+        given["faces"] = tmp_path / "faces"
+        given["faces"].mkdir()
+        if what == "a broken photograph":
+            (given["faces"] / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
+            (given["faces"] / "faces.csv").write_text("path,identity,split\na.jpg,a,val\n")
+    elif what == "out is a file":
+        given["out"].write_text("")
+    elif what == "other shapes":
+        named = random_weights()
+        named["conv1_conv"] = [np.zeros((7, 7, 4, 64), np.float32), np.zeros(64, np.float32)]
+        weights.write(given["weights"], named)
+    # When
+    arguments = [word for name, path in given.items() for word in (f"--{name}", str(path))]
+    code = release.main([*arguments, "--version", "1", "--size", "64"])
+    # Then
+    said = capsys.readouterr().err.strip()
+    assert code == 2
+    assert sentence.format(tmp_path) in said
+    assert len(said.splitlines()) == 1
+
+
 def test_thresholds_hold_the_target_on_everything_they_were_measured_on(faces: Path) -> None:
     """A stand-in for a model: its logit is the crop's mean of green minus red, which the street changes."""
     seen: list[Any] = []
