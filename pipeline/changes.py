@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from pipeline import outbox
 from pipeline.brief import Brief, Statement
 from pipeline.database import FaceRow, HistoryRow, JobRow, PauseRow, now
-from pipeline.jobs import Box, Face, Judgement, Quality, Queue, Reason, Stage, Status, Verdict, worst
+from pipeline.jobs import Box, Face, Judgement, Quality, Queue, Reason, Stage, Status, Verdict, nearest, worst
 
 BACKOFF_S = (1.0, 5.0, 25.0, 125.0)
 """Wait before the second attempt, the third and so on; the last holds from there on. Each +-20 %, so that jobs that failed
@@ -146,7 +146,7 @@ def outcome(rows: Sequence[FaceRow], judgements: Sequence[Judgement]) -> dict[st
     by_index = {judgement.index: judgement for judgement in judgements}
     faces = [by_index.get(row.index) or _as_judged(row) for row in rows]
     verdict = worst([face.verdict for face in faces])
-    reason = next((face.reason.value for face in faces if face.reason), None) if verdict is Verdict.NOT_APPLICABLE else None
+    reason = nearest(face.reason for face in faces).value if verdict is Verdict.NOT_APPLICABLE else None
     score = max((face.score for face in faces if face.score is not None), default=None)
     return {"new_verdict": verdict.value, "new_score": score, "new_reason": reason}
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.card import Card, ModelError, verify
-from pipeline.jobs import Judgement, ModelName, Pixels, Reason, Verdict, worst
+from pipeline.jobs import ModelName, Pixels, Verdict
 
 Logits = npt.NDArray[np.float32]
 WEIGHTS = "weights.h5"
@@ -65,20 +65,6 @@ class Classifier:
 def probability(logit: float, temperature: float) -> float:
     """Temperature scaling (Guo et al. 2017, 1706.04599): sigmoid(logit / temperature)."""
     return 0.5 * (1.0 + math.tanh(0.5 * logit / temperature))
-
-
-def image_verdict(judgements: list[Judgement]) -> tuple[Verdict, float | None, Reason | None]:
-    """Verdict, score and reason of a whole image: its worst face's verdict and the highest score of any judged face.
-
-    Nothing judged: `not_applicable`, no score, and the reason; of several reasons the one of the face that came nearest
-    to being judged (a blurred face was large enough).
-    """
-    verdict = worst([judgement.verdict for judgement in judgements])
-    if verdict is not Verdict.NOT_APPLICABLE:
-        return verdict, max(judgement.score for judgement in judgements if judgement.score is not None), None
-    order = list(Reason)
-    reasons = [judgement.reason for judgement in judgements if judgement.reason is not None]
-    return verdict, None, max(reasons, key=order.index, default=Reason.NO_FACE)
 
 
 def load(folder: Path, *, runtime: str, precision: str, threads: int | None = None) -> Classifier:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -103,6 +104,12 @@ _WORST_FIRST = tuple(Verdict)
 def worst(verdicts: list[Verdict]) -> Verdict:
     """The image's verdict: manipulated before uncertain before authentic before not applicable."""
     return min(verdicts, key=_WORST_FIRST.index, default=Verdict.NOT_APPLICABLE)
+
+
+def nearest(reasons: Iterable[Reason | None]) -> Reason:
+    """The reason of an image in which nothing was judged: of its faces' the one that came nearest to being judged (a blurred face was
+    large enough)."""
+    return max((reason for reason in reasons if reason is not None), key=tuple(Reason).index, default=Reason.NO_FACE)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from pipeline.changes import (
     unfitting,
 )
 from pipeline.database import Database, FaceRow, JobRow, now
-from pipeline.jobs import Face, Judgement, ModelName, Queue, Reason, Stage, Status, Upload, Verdict, new_id
+from pipeline.jobs import Face, Judgement, ModelName, Queue, Stage, Status, Upload, Verdict, nearest, new_id
 
 REQUEUEABLE = (Status.FAILED, Status.REFUSED, Status.SOURCE_GONE, Status.CANCELLED)
 """What a person may send through again. A done job keeps its result: upload the image again to have it judged anew."""
@@ -185,8 +185,7 @@ def extracted(db: Database, claim: Claim, *, sha256: str, width: int, height: in
             raise LedgerError(f"Face {face.index} has no square uint8 RGB crop to judge.")
     outcome: dict[str, Any] = {"new_verdict": None, "new_reason": None}
     if not judge:
-        reason = faces[0].reason if faces else Reason.NO_FACE
-        outcome = {"new_verdict": Verdict.NOT_APPLICABLE.value, "new_reason": reason.value if reason else None}
+        outcome = {"new_verdict": Verdict.NOT_APPLICABLE.value, "new_reason": nearest(face.reason for face in faces).value}
     found = {"new_sha256": sha256, "new_width": width, "new_height": height, **outcome}
     with brief(db) as on:
         if not _advance(on, steps.EXTRACTED, claim, Stage.CLASSIFY if judge else Stage.RENDER, milliseconds, found):

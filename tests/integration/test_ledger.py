@@ -112,7 +112,7 @@ def test_a_face_to_be_judged_needs_a_crop_and_a_bad_list_changes_nothing(db: Dat
 
 @pytest.mark.parametrize(
     ("faces", "reason"),
-    [([], "no_face"), ([face(0, Reason.BLURRED), face(1, Reason.FACE_TOO_SMALL)], "blurred")],
+    [([], "no_face"), ([face(0, Reason.FACE_TOO_SMALL), face(1, Reason.BLURRED)], "blurred")],
     ids=["no face", "none good enough"],
 )
 def test_without_a_face_to_judge_the_job_goes_straight_to_render(db: Database, faces: list[Any], reason: str) -> None:

@@ -10,8 +10,8 @@ import pytest
 from openvino import opset13 as op
 
 from pipeline.card import ModelError
-from pipeline.classification import Classifier, image_verdict, load, prepared, probability
-from pipeline.jobs import Judgement, Pixels, Reason, Verdict
+from pipeline.classification import Classifier, load, prepared, probability
+from pipeline.jobs import Pixels, Verdict
 from tests.fixtures.models import write_card, write_model
 
 SIZE = 224
@@ -261,28 +261,3 @@ def test_tensorflow_gives_the_scores_of_the_exported_graph(tmp_path: Path) -> No
     assert reference.name.sha256 == reference.card.files["weights.h5"]
     with pytest.raises(ModelError, match="f32 only"):
         load(tmp_path, runtime="tensorflow", precision="bf16")
-
-
-def judged(score: float, verdict: Verdict) -> Judgement:
-    return Judgement(0, score, verdict)
-
-
-def skipped(reason: Reason) -> Judgement:
-    return Judgement(0, None, Verdict.NOT_APPLICABLE, reason)
-
-
-@pytest.mark.parametrize(
-    ("judgements", "expected"),
-    [
-        ([], (Verdict.NOT_APPLICABLE, None, Reason.NO_FACE)),
-        ([skipped(Reason.FACE_TOO_SMALL)], (Verdict.NOT_APPLICABLE, None, Reason.FACE_TOO_SMALL)),
-        ([skipped(Reason.FACE_TOO_SMALL), skipped(Reason.BLURRED)], (Verdict.NOT_APPLICABLE, None, Reason.BLURRED)),
-        ([skipped(Reason.COMPRESSED), skipped(Reason.BLURRED)], (Verdict.NOT_APPLICABLE, None, Reason.COMPRESSED)),
-        ([skipped(Reason.BLURRED), judged(0.1, Verdict.AUTHENTIC)], (Verdict.AUTHENTIC, 0.1, None)),
-        ([judged(0.1, Verdict.AUTHENTIC), judged(0.5, Verdict.UNCERTAIN)], (Verdict.UNCERTAIN, 0.5, None)),
-        ([judged(0.9, Verdict.MANIPULATED), judged(0.1, Verdict.AUTHENTIC)], (Verdict.MANIPULATED, 0.9, None)),
-        ([judged(0.0, Verdict.AUTHENTIC)], (Verdict.AUTHENTIC, 0.0, None)),
-    ],
-)
-def test_the_image_is_as_bad_as_its_worst_face(judgements: list[Judgement], expected: tuple[Verdict, float | None, Reason | None]) -> None:
-    assert image_verdict(judgements) == expected

@@ -9,7 +9,7 @@ import uuid
 
 import pytest
 
-from pipeline.jobs import STAGES, Reason, Stage, Status, Upload, Verdict, new_id, worst
+from pipeline.jobs import STAGES, Reason, Stage, Status, Upload, Verdict, nearest, new_id, worst
 from webhooks.dashboard import words as dashboard
 from workers import console
 
@@ -35,6 +35,21 @@ def test_stages_come_in_the_order_of_the_chain() -> None:
 def test_the_image_has_its_worst_faces_verdict_in_whatever_order(verdicts: list[Verdict], expected: Verdict) -> None:
     for order in itertools.permutations(verdicts):
         assert worst(list(order)) is expected
+
+
+@pytest.mark.parametrize(
+    ("reasons", "expected"),
+    [
+        ([], Reason.NO_FACE),
+        ([None], Reason.NO_FACE),
+        ([Reason.FACE_TOO_SMALL], Reason.FACE_TOO_SMALL),
+        ([Reason.FACE_TOO_SMALL, Reason.BLURRED], Reason.BLURRED),
+        ([Reason.BLURRED, Reason.COMPRESSED, None], Reason.COMPRESSED),
+    ],
+)
+def test_the_image_has_the_reason_of_the_face_that_came_nearest_in_whatever_order(reasons: list[Reason | None], expected: Reason) -> None:
+    for order in itertools.permutations(reasons):
+        assert nearest(order) is expected
 
 
 @pytest.mark.parametrize("words", [console.REASONS, dashboard.REASONS], ids=["command line", "dashboard"])
