@@ -182,8 +182,9 @@ def release(chosen: argparse.Namespace, watch: Callable[[Sequence[Any], str], It
     """Do all of it; returns the version's folder. Raises WeightsError, DatasetError, ModelError, ExportError or OSError."""
     named = files.read_any(*chosen.weights)
     training = told(chosen.training) if chosen.training else {}
-    people = {split: portraits.load(chosen.faces, split, facts=chosen.facts) for split in ("val", "test")}
-    people["train"] = portraits.load(chosen.faces, "train", facts=chosen.facts, largest=portraits.LARGEST_FACE)
+    looking: dict[str, Any] = {"facts": chosen.facts, "watch": lambda rows: watch(list(rows), "photographs")}
+    people = {split: portraits.load(chosen.faces, split, **looking) for split in ("val", "test")}
+    people["train"] = portraits.load(chosen.faces, "train", largest=portraits.LARGEST_FACE, **looking)
     if not all(people.values()):
         raise DatasetError(f"{chosen.faces} lacks photographs with a face in one of the splits train, val and test.")
     portraits.must_be_several([person for found in people.values() for person in found], chosen.faces)

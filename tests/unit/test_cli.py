@@ -400,7 +400,7 @@ def test_evaluate_says_what_it_measured_and_what_it_passed_over(run: Run, faces:
     words = ("evaluate", "--model", str(write_model(tmp_path / "made")), "--no-grid", "--faces")
     (faces / "real" / "2.heic").write_bytes(b"a picture of another kind")
     said = " ".join(run(*words, str(faces)).stdout.split())
-    assert "Measured on 2 pictures, all without a split: nothing says that the model was not trained on them." in said
+    assert "Measured on 2 pictures without a split: nothing says that the model was not trained on them." in said
     assert "1 files" not in said
     assert "1 file under real/ and fake/ is of a kind that is not read, and was passed over." in said
 
@@ -408,6 +408,9 @@ def test_evaluate_says_what_it_measured_and_what_it_passed_over(run: Run, faces:
     said = run(*words, str(faces / "m.csv")).stdout
     assert "Measured on 2 pictures of the split test." in said
     assert "passed over" not in said
+
+    (faces / "m.csv").write_text("path,label,split\nreal/1.png,real,\nfake/light/1.png,fake,test\n")
+    assert "Measured on 2 pictures, 1 of them without a split: nothing says" in run(*words, str(faces / "m.csv")).stdout
 
 
 class Downloads(MemoryStorage):

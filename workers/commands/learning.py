@@ -155,12 +155,12 @@ def _show(found: Mapping[str, Any], limits: Sequence[str], others: int) -> None:
     if found["false_positive_rate"] is not None:
         shown.print(f"False positives: {100 * found['false_positive_rate']:.2f} % of {found['real_judgements']} judgements of real faces.")
     measured, apart = found["pictures"], found["without_split"]
-    shown.print(
-        f"Measured on {measured} picture{'s' * (measured != 1)} of the split {found['split']}."
-        if not apart
-        else f"Measured on {measured} pictures, {'all' if apart == measured else apart} without a split: nothing says that the model was "
-        "not trained on them."
-    )
+    sentence = f"Measured on {measured} picture{'s' * (measured != 1)}"
+    if apart:
+        some = f", {apart} of them" if apart < measured else ""
+        shown.print(f"{sentence}{some} without a split: nothing says that the model was not trained on them.")
+    else:
+        shown.print(f"{sentence} of the split {found['split']}.")
     if others:
         files = f"{others} files" if others > 1 else "1 file"
         kinds = "are of kinds that are not read, and were" if others > 1 else "is of a kind that is not read, and was"
