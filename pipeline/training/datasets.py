@@ -23,6 +23,8 @@ METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter"
 """FaceForensics++'s manipulations of its 1,000 YouTube videos."""
 COMPRESSIONS = ("raw", "c23", "c40")
 SPLITS = ("train", "val", "test")
+FEWEST_CLIPS = 3
+"""With fewer sub-folders of pictures these are collections, and not clips cut into frames."""
 _COLUMNS = frozenset(("path", "label", "identity", "manipulation", "split", "sha256"))
 
 
@@ -88,8 +90,9 @@ def in_splits(root: Path, *, compression: str = "c23") -> list[Record]:
 def folders(root: Path) -> list[Record]:
     """Pictures and videos under `root/real` and `root/fake`; the sub-folders of `fake` name the manipulations.
 
-    Pictures in a sub-folder (`real/clip`, `fake/method/clip`) are taken for frames of one clip, and so for one identity: what shows
-    one person must not be in two splits. Where a sub-folder holds many people, a manifest can say who they are. Raises DatasetError.
+    Pictures in sub-folders (`real/clip`, `fake/method/clip`) are taken for frames of one clip each, and so for one identity: what shows
+    one person must not be in two splits. One or two sub-folders are collections, of pictures by themselves. Where more of them hold
+    many people, a manifest can say who they are. Raises DatasetError.
     """
     records = []
     for fake, place in ((False, root / "real"), (True, root / "fake")):
@@ -100,6 +103,8 @@ def folders(root: Path) -> list[Record]:
             # with the data set's name, as every other one may have a clip 1 as well
             identity = "/".join((root.resolve().name, *clip)).replace("+", " ") if clip and path.suffix.lower() in PICTURES else ""
             records.append(Record(path, fake, identity, method))
+    if len({record.identity for record in records} - {""}) < FEWEST_CLIPS:
+        records = [replace(record, identity="") for record in records]
     if not records:
         others = passed_over(root)
         raise DatasetError(

@@ -43,6 +43,10 @@ ANCHORS = tuple(dict.fromkeys(OVAL + LIPS + LEFT_EYE + RIGHT_EYE + LEFT_BROW + R
 """The landmarks that carry the swap's triangles: dense where faces differ, sparse elsewhere."""
 
 
+POISSON_RIM = 16
+"""Grey levels by which a pixel around the mask differs after Poisson blending when it counts as replaced; what differs less counts less."""
+
+
 @dataclass(frozen=True)
 class Manipulation:
     """`fake` and `real` are (h, w, 3) uint8 RGB; `mask` is (h, w) float32, 0 to 1, how much of each pixel was replaced."""
@@ -93,6 +97,8 @@ def face_swap(
     if fake is None:
         mask = _soften(mask, rng)
         fake = _mix(warped, pixels, mask)
+    else:  # OpenCV's solver also changes a rim around the mask
+        mask = np.maximum(mask, np.minimum(cv2.absdiff(fake, pixels).max(axis=2) / np.float32(POISSON_RIM), 1))
     return Manipulation(fake, pixels, mask, "face_swap" if region is None else "region")
 
 

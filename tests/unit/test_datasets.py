@@ -95,6 +95,15 @@ def test_frames_of_a_clip_stay_in_one_split(tmp_path: Path) -> None:
     assert {record.path.name for record in found if not record.identity} == {"alone.png", "alone too.png"}
 
 
+def test_one_or_two_sub_folders_are_collections_of_pictures_by_themselves(tmp_path: Path) -> None:
+    for place in ("real/one", "real/other", "fake/swap"):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(20):
+            (tmp_path / f"{place}/{number:05}.jpg").write_bytes(b"a picture")
+    assert {record.identity for record in datasets.load(tmp_path)} == {""}
+    assert {record.split for record in datasets.in_splits(tmp_path) if record.path.parent.name == "one"} == {"train", "val", "test"}
+
+
 def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is no data set"):
         datasets.load(tmp_path)
