@@ -129,12 +129,19 @@ def _measured(
     from pipeline.training import trial, trial_picture
 
     how: dict[str, Any] = {"facts": settings.data_dir / "datasets" / "facts.npz", "seed": SEED, "per_portrait": PER_PORTRAIT}
-    mine, holdout = trial.measured(candidate, dataset.faces, **how)
     named = None if champion is None else (champion.card.name, champion.card.version)
-    if len(holdout.names) < reference.LEAST_PEOPLE:
-        said = f"The hold-out has {len(holdout.names)} people, and at least {reference.LEAST_PEOPLE} are needed: a person has to decide."
+
+    def too_few(people: int) -> Decision:
+        counted = "1 person" if people == 1 else f"{people} people"
+        said = f"The hold-out has {counted}, and at least {reference.LEAST_PEOPLE} are needed: a person has to decide."
         checks = [Check("hold-out", False, said)]
         return _recorded(db, store, settings, candidate.card, named, checks, Outcome.WAITING, training_id=training_id, provided=provided)
+
+    if (people := reference.people(db)) < reference.LEAST_PEOPLE:
+        return too_few(people)
+    mine, holdout = trial.measured(candidate, dataset.faces, **how)
+    if len(holdout.names) < reference.LEAST_PEOPLE:  # not everybody's face is found
+        return too_few(len(holdout.names))
     theirs = None if champion is None else trial.measured(champion, dataset.faces, **how)[0]
     found = trial.compare(
         (mine, candidate.card.thresholds.manipulated_from),

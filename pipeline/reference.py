@@ -98,6 +98,12 @@ def _lacking(db: Database) -> str:
     return f"Drift is not looked for yet: {champion[0]} {champion[1]} is still to be measured on the hold-out, which upkeep does."
 
 
+def people(db: Database) -> int:
+    """How many people of the hold-out have a real photograph in it."""
+    with db.read() as session:
+        return _people(session)
+
+
 def _champion(db: Database) -> tuple[str, str] | None:
     try:
         return registry.champion(db)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -79,7 +80,7 @@ def load(
     FileNotFoundError when the folder has no index or lacks a photograph, and DatasetError (see `datasets.index`).
     """
     rows = [row for row in datasets.index(folder) if split is None or row["split"] == split]
-    known: dict[str, Any] = dict(np.load(facts)) if facts is not None and facts.exists() else {}
+    known = _known(facts)
     before = len(known)
     found = []
     try:
@@ -118,6 +119,18 @@ def must_be_several(people: Iterable[Portrait], folder: Path) -> None:
     for split, names in sorted(identities.items()):
         if len(names) < 2:
             raise DatasetError(f"{folder} has faces of only one person in the split {split}: a face swap needs two people.")
+
+
+def _known(facts: Path | None) -> dict[str, Any]:
+    if facts is None or not facts.exists():
+        return {}
+    try:
+        if zipfile.is_zipfile(facts):
+            with np.load(facts) as content:
+                return dict(content)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        pass
+    raise DatasetError(f"{facts} is not a file of findings in photographs, or is damaged: remove it, and they are looked for anew.")
 
 
 def manifest(portraits: Iterable[Portrait]) -> str:

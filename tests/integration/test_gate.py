@@ -101,6 +101,19 @@ def test_a_worse_candidate_is_refused_with_reasons_and_a_picture(house: Any, tmp
     }
 
 
+def test_with_one_person_in_the_hold_out_nothing_is_measured_and_somebody_has_to_decide(
+    sqlite_url: str, tmp_path: Path, faces_folder: Path
+) -> None:
+    db, store, settings = Database(sqlite_url), Shelf(), Settings(data_dir=tmp_path / "data")
+    collections.add(db, store, settings, few(faces_folder, tmp_path / "faces", {"test": 1, "train": 1}), actor="cli")
+
+    decision = gate.consider(db, store, settings, GOOD, training_id="")
+
+    assert (decision.outcome, len(decision.checks)) == (Outcome.WAITING, 1)
+    assert "The hold-out has 1 person, and at least 8 are needed" in decision.checks[0].sentence
+    db.dispose()
+
+
 def test_a_better_candidate_takes_over(house: Any, tmp_path: Path) -> None:
     db, store, settings = house
     crown(db, store, settings, variant(GOOD, tmp_path / "poor", "2026.10.1", noise=0.6))

@@ -167,6 +167,13 @@ def test_findings_are_kept_and_used(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert all(np.array_equal(a.landmarks, b.landmarks) for a, b in zip(first, again, strict=True))
 
 
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut"])
+def test_damaged_findings_are_one_sentence(folder: Path, content: bytes) -> None:
+    (folder / "found.npz").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"found\.npz is not a file of findings in photographs"):
+        portraits.load(folder, facts=folder / "found.npz")
+
+
 def test_the_manifest_hangs_on_photographs_splits_and_identities_and_not_on_order(folder: Path) -> None:
     found = portraits.load(folder)
     assert portraits.manifest(found) == portraits.manifest(found[::-1])
