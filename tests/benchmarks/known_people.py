@@ -1,0 +1,86 @@
+"""Why a model stops getting better: the people it was trained on beside people it never saw.
+
+    python -m tests.benchmarks.known_people [--model FOLDER] [--faces ../shared/faces]
+
+For each split and kind of fakes: the AUC, the AUC within photographs (each fake against the real it was made from, so that whoever is in
+it counts for nothing), and the standard deviation of the reals' logits. Where a model knows people by heart, reals of known people all
+score alike and reals of others do not. Writes `build/known-people.json` and `.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import registry
+from pipeline.classification import Classifier, load
+from pipeline.training import examples, portraits
+from pipeline.training.examples import KINDS, Recipe
+from pipeline.training.metrics import auc
+
+BATCH = 32
+SPLITS = {"train": "people it was trained on", "val": "people it never saw (validation)"}
+
+
+def measured(classifier: Classifier, people: list[portraits.Portrait], *, per_portrait: int, seed: int = 1) -> dict[str, dict[str, Any]]:
+    """For each kind `auc`, `within`, and the logits of `reals` and `fakes`."""
+    recipe = Recipe(size=classifier.card.input_size, margin=classifier.card.margin)
+    found = {}
+    for kind in KINDS:
+        samples = examples.evaluation_set(people, kind, seed=seed, per_portrait=per_portrait, recipe=recipe)
+        crops = np.stack([sample.crop for sample in samples])
+        logits = np.concatenate([classifier.logits(crops[start : start + BATCH]) for start in range(0, len(crops), BATCH)])
+        fake, photo = np.array([sample.fake for sample in samples]), np.array([sample.photo for sample in samples])
+        within = [auc(logits[fake & (photo == one)], logits[~fake & (photo == one)]) for one in np.unique(photo)]
+        reals, fakes = logits[~fake], logits[fake]
+        found[kind] = {"auc": auc(fakes, reals), "within": float(np.mean(within)), "reals": reals.tolist(), "fakes": fakes.tolist()}
+    return found
+
+
+def picture(found: dict[str, dict[str, dict[str, Any]]], path: Path, kind: str = "self_blended") -> None:
+    """Both splits above each other: how the logits of reals and of one kind of fakes are distributed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes = figure.subplots(len(found), 1, sharex=True)
+    bins = np.linspace(-4, 8, 49)
+    for axis, (split, kinds) in zip(axes, found.items(), strict=True):
+        for side, colour in (("reals", "#2a9d6f"), ("fakes", "#d1495b")):
+            axis.hist(np.clip(kinds[kind][side], -4, 8), bins=bins, density=True, color=colour, alpha=0.6, label=side)
+        axis.set_title(
+            f"{SPLITS[split]}: AUC {kinds[kind]['auc']:.2f}, within photographs {kinds[kind]['within']:.2f}", loc="left", fontsize=10
+        )
+        axis.set_yticks([])
+        axis.spines[["top", "right", "left"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    axes[-1].set_xlabel(f"logit ({kind.replace('_', '-')} faces and the photographs they were made from)")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=registry.shipped()[-1], help="a version's folder")
+    parser.add_argument("--faces", type=Path, default=Path("../shared/faces"))
+    parser.add_argument("--facts", type=Path, help="where findings in the photographs are kept (.npz)")
+    parser.add_argument("--out", type=Path, default=Path("build"))
+    chosen = parser.parse_args()
+    classifier = load(chosen.model, runtime="openvino", precision="auto")
+    found = {}
+    for split, per_portrait in (("train", 2), ("val", 4)):
+        people = portraits.load(chosen.faces, split, facts=chosen.facts)
+        found[split] = measured(classifier, people, per_portrait=per_portrait)
+        for kind, row in found[split].items():
+            print(
+                f"{split} {kind}: AUC {row['auc']:.3f}, within {row['within']:.3f}, reals' deviation {np.std(row['reals']):.2f}", flush=True
+            )
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    (chosen.out / "known-people.json").write_text(json.dumps(found) + "\n")
+    picture(found, chosen.out / "known-people.png")
+
+
+if __name__ == "__main__":
+    main()
