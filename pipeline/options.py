@@ -60,7 +60,6 @@ class Options(BaseModel):
     own_donor: Share | None = None
     morph: Share | None = None
     bend: Share | None = None
-    strange: Share | None = None
     near: float | None = Field(None, ge=1, le=10)
     window: Share | None = None
     data_share: Share | None = None

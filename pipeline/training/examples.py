@@ -40,9 +40,6 @@ class Recipe:
     are soon known by heart."""
     bend: float = 0.5
     """How often the whole picture is bent smoothly, for the same reason."""
-    strange: float = 0.0
-    """How often the picture, real and fake alike, is turned any way round, and its colours are exchanged or inverted: what nobody
-    looks like cannot be known by heart, and a seam is still a seam."""
     smallest: int = 56
     """Crops are taken from faces of at least so many pixels a side (margin included)."""
     near: float = 2.4
@@ -67,11 +64,8 @@ def pair(portraits: Sequence[Portrait], index: int, seed: int, recipe: Recipe) -
     portrait = portraits[int(rng.integers(len(portraits)))]
     kind: Kind = rng.choice(KINDS[:3], p=(recipe.self_blended, recipe.face_swap, recipe.region))
     other = portraits[int(rng.integers(len(portraits)))] if rng.random() < recipe.morph else None
-    strange = bool(rng.random() < recipe.strange)
-    stage = _staged(portrait, other, rng, recipe, turned=strange)
+    stage = _staged(portrait, other, rng, recipe)
     made = manipulate(kind, stage, portraits, rng, own_donor=recipe.own_donor)
-    if strange:
-        made = _recoloured(made, rng)
     look = augmentation.draw(rng, recipe.strength)
     side = max(stage.box.w, stage.box.h) * (1 + 2 * recipe.margin)
     scale = 1.0
@@ -164,12 +158,12 @@ def evaluation_set(
     return samples
 
 
-def _staged(portrait: Portrait, other: Portrait | None, rng: np.random.Generator, recipe: Recipe, *, turned: bool = False) -> Portrait:
+def _staged(portrait: Portrait, other: Portrait | None, rng: np.random.Generator, recipe: Recipe) -> Portrait:
     """The portrait turned, mirrored, bent and scaled to the network's size or more, on another background half of the time."""
     largest = max(1.0, min(recipe.near, LARGEST_FACE * (1 + 2 * recipe.margin) / recipe.size))
     # the crop's side on the stage
     reach = recipe.size * float(rng.uniform(0.95, 1.12)) * float(np.exp(rng.uniform(0, np.log(largest))))
-    angle = float(rng.uniform(-180, 180)) if turned else float(np.clip(rng.normal(0, 7), -20, 20))
+    angle = float(np.clip(rng.normal(0, 7), -20, 20))
     aspect = float(np.exp(rng.normal(0, 0.05)))
     mirrored = bool(rng.random() < 0.5)
     side = round(reach * 1.25)
@@ -234,13 +228,6 @@ def _drawn(pixels: Pixels, at: Points, to: Points, side: int, cells: int = 32) -
     xs, ys = manipulations.coordinates(side, side)
     drawn = cv2.remap(pixels, xs + field[..., 0], ys + field[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(drawn, np.uint8)
-
-
-def _recoloured(made: Manipulation, rng: np.random.Generator) -> Manipulation:
-    """Real and fake with their channels exchanged, some of them inverted. Both commute with blending: no seam comes or goes."""
-    order, inverted = rng.permutation(3), rng.random(3) < 0.5
-    real, fake = (np.where(inverted, 255 - pixels[..., order], pixels[..., order]).astype(np.uint8) for pixels in (made.real, made.fake))
-    return replace(made, real=real, fake=fake)
 
 
 def _bent(pixels: Pixels, points: Points, rng: np.random.Generator) -> tuple[Pixels, Points]:

@@ -71,7 +71,6 @@ RECIPE = {
     "own_donor": "share of the swaps that take another face of the same person",
     "morph": "share of the photographs, real and fake alike, that become one with another person's",
     "bend": "share of the photographs, real and fake alike, that are bent as a whole",
-    "strange": "share of the photographs, real and fake alike, turned any way round and recoloured",
     "near": "faces are manipulated at up to so many times the crop's size",
     "window": "share of the crops that are a part of a face",
 }

@@ -75,7 +75,7 @@ def calibrate(
         how = {"jpeg": value} if condition == "jpeg" else {"face_px": value}
         samples = examples.evaluation_set(people, "warp", seed=seed, per_portrait=0, recipe=recipe, **how)
         worse.append(run(np.stack([sample.crop for sample in samples])))
-    plain = replace(recipe, morph=0.0, bend=0.0, strange=0.0, window=0.0)  # what cameras do, not what only training does
+    plain = replace(recipe, morph=0.0, bend=0.0, window=0.0)  # what cameras do, not what only training does
     crops = [examples.pair(people, index, seed, plain).real for index in watch(range(street), "validation faces in the street")]
     if crops:
         worse.append(run(np.stack(crops)))

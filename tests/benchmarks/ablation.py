@@ -33,7 +33,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "not bent": ("--bend", "0"),
     "not one with others": ("--morph", "0"),
     "the people as they are": ("--bend", "0", "--morph", "0"),
-    "a fifth turned and recoloured": ("--strange", ".2"),
     "donors are always others": ("--own-donor", "0"),
     "no mask head": ("--mask-weight", "0"),
     "the last weights, no average": ("--average", "0"),
