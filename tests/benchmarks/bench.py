@@ -31,7 +31,8 @@ from tests.benchmarks.product import Product, Run, bench_model
 FACES = Path(__file__).parents[3] / "shared" / "faces"
 SHOWN = ("pipeline_images_per_s", "bare_images_per_s", "pipeline_over_bare", "over_paper", "latency_ms", "overhead_cpu_ms", "rss_mb")
 INSTANCE = {"name": "AWS c7a.large, us-east-1, on demand", "vcpus": 2, "usd_per_hour": 0.1026, "as_of": "2025-06", "source": "from memory"}
-"""A common machine of two AMD cores that have bfloat16, as the shipped model wants, and what Amazon listed for it; not looked up by the bench: give --usd-per-hour where it differs."""
+"""A common machine of two AMD cores that have bfloat16, as the shipped model wants, and what Amazon listed for it. The bench does not look
+it up: give --usd-per-hour where it differs."""
 
 
 def main(given: list[str] | None = None) -> None:
