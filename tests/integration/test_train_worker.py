@@ -304,7 +304,7 @@ def test_one_training_keeps_to_one_state_of_the_growing_data_set(
     settings, training_id = trainer("exit 1"), asked(db, dataset="")
     claim, wanted = claimed(db, training_id), list[str]()
 
-    def bring(*_: object, sha256: str) -> material.Material:
+    def bring(*_: object, sha256: str, **__: object) -> material.Material:
         wanted.append(sha256)
         return material.Material(Path(faces), None, sha256 or f"state {len(wanted)}")
 
