@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from celery.exceptions import Ignore
+from kombu import pools
 from PIL import Image
 from redis import Redis
 from skimage import data as pictures
@@ -86,6 +87,9 @@ def house(
     """A house with the tests' model as champion and Haar's detector, which loads at once."""
     settings = s3_settings.model_copy(update={"database_url": db_url, "detector": "haar", "batch_wait_ms": 0.0})
     application.configure(settings)
+    # a doctor whom another test of this process called may have spoken to another broker, and connections are kept
+    pools.reset()
+    application.app.amqp._producer_pool = application.app._pool = None
     for module in (stages, upkeep):
         monkeypatch.setattr(module, "settings", lambda: settings)
     registry.publish(db, store, settings, write_model(tmp_path))

@@ -88,7 +88,9 @@ def test_a_champion_by_hand_is_measured_as_the_gate_would(sqlite_url: str, tmp_p
         **dict.fromkeys(("size", "blur", "detection"), 8),
     }
     assert samples.keys() == set(drift.MEASURES)
-    classifier = classification.load(registry.fetch(db, store, settings, card.name, card.version), runtime="openvino", precision=settings.precision)
+    classifier = classification.load(
+        registry.fetch(db, store, settings, card.name, card.version), runtime="openvino", precision=settings.precision
+    )
     facts = settings.data_dir / "datasets" / "facts.npz"
     by_the_gate, _ = trial.measured(classifier, collections.default(db, store, settings).faces, facts=facts, seed=1, per_portrait=1)
     assert np.abs(np.array(samples["score"]) - by_the_gate.reals).max() < 1e-3
