@@ -49,12 +49,13 @@ def refuse(db: Database, faces: Path | None, data: Path | None, *, said: str, kn
 
 
 def _sentence(said: str, pictures: Sequence[Path], persons: Sequence[str]) -> str:
-    counted = [f"{len(pictures)} picture{'s' * (len(pictures) > 1)}"] * bool(pictures)
-    counted += [f"{len(persons)} {'people' if len(persons) > 1 else 'person'}"] * bool(persons)
+    from pipeline.training.kept_out import counted
+
     example = pictures[0].name if pictures else persons[0]
     return (
-        f"In the splits train and val of {said} there are {' and '.join(counted)} of the hold-out, such as {example}, and nothing is "
-        "trained on the hold-out: put them into the split test or leave them out, and rename whoever is not the person of that name."
+        f"In the splits train and val of {said} there are {counted(len(pictures), len(persons))} of the hold-out, such as {example}, and "
+        "nothing is trained on the hold-out: put them into the split test or leave them out, and rename whoever is not the person of that "
+        "name."
     )
 
 

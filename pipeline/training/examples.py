@@ -12,6 +12,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.extraction import crop
 from pipeline.jobs import Box, Pixels
@@ -156,6 +157,17 @@ def evaluation_set(
             changed = None if mask is None else crop_mask(mask, portrait.box, recipe)
             samples.append(Sample(face, mask is not None, portrait.photo, portrait.identity, portrait.group, changed))
     return samples
+
+
+def evaluation_sets(
+    portraits: Sequence[Portrait], *, seed: int, per_portrait: int, recipe: Recipe
+) -> dict[str, tuple[Pixels, npt.NDArray[np.bool_]]]:
+    """Of every kind the crops (n, s, s, 3) uint8 of its evaluation set, and (n,) bool, which of them are fakes."""
+    sets: dict[str, tuple[Pixels, npt.NDArray[np.bool_]]] = {}
+    for kind in KINDS:
+        samples = evaluation_set(portraits, kind, seed=seed, per_portrait=per_portrait, recipe=recipe)
+        sets[kind] = np.stack([sample.crop for sample in samples]), np.array([sample.fake for sample in samples], bool)
+    return sets
 
 
 def _staged(portrait: Portrait, other: Portrait | None, rng: np.random.Generator, recipe: Recipe) -> Portrait:

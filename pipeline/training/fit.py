@@ -28,11 +28,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline import gaudi, options
 from pipeline.groups import DEVICES
-from pipeline.jobs import Pixels
 from pipeline.options import Options, OptionsError
 from pipeline.training import checkpoint, devices, examples, kept_out, lifeline, portraits
 from pipeline.training.checkpoint import CheckpointError
@@ -225,11 +223,7 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
         return stream(made, numbers, chosen.makers)
 
     def validation(stage: int) -> Validation:
-        sets: dict[str, tuple[Pixels, npt.NDArray[np.bool_]]] = {}
-        for kind in KINDS:
-            samples = examples.evaluation_set(people["val"], kind, seed=chosen.seed, per_portrait=2, recipe=recipe(chosen.sizes[stage][0]))
-            sets[kind] = np.stack([sample.crop for sample in samples]), np.array([sample.fake for sample in samples], bool)
-        return sets
+        return examples.evaluation_sets(people["val"], seed=chosen.seed, per_portrait=2, recipe=recipe(chosen.sizes[stage][0]))
 
     rank = devices.begin(chosen.device, chosen.ranks, bf16=chosen.bf16, root=chosen.device_root, threads=chosen.threads)
 

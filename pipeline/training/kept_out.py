@@ -35,13 +35,17 @@ def refuse(
     persons = sorted({name for record in records for name in record.people} & names)
     if not pictures and not persons:
         return
-    counted = [f"{len(pictures)} picture{'s' * (len(pictures) > 1)}"] * bool(pictures)
-    counted += [f"{len(persons)} {'people' if len(persons) > 1 else 'person'}"] * bool(persons)
     raise DatasetError(
-        f"The training split of {data} has {' and '.join(counted)} of the splits val and test of {faces}, such as "
+        f"The training split of {data} has {counted(len(pictures), len(persons))} of the splits val and test of {faces}, such as "
         f"{pictures[0].name if pictures else persons[0]}: leave them out there, or give them the same split"
         f"{', or rename whoever is somebody else' * bool(persons)}."
     )
+
+
+def counted(pictures: int, people: int) -> str:
+    """So many pictures and people in words; what there is none of is left out."""
+    words = [f"{pictures} picture{'s' * (pictures > 1)}"] * bool(pictures)
+    return " and ".join(words + [f"{people} {'people' if people > 1 else 'person'}"] * bool(people))
 
 
 def _files(record: Record, sizes: set[int]) -> Iterable[tuple[Path, str]]:

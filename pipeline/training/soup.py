@@ -21,7 +21,7 @@ from pipeline.jobs import Pixels
 from pipeline.training import examples, feeding, portraits
 from pipeline.training import weights as files
 from pipeline.training.datasets import DatasetError
-from pipeline.training.examples import KINDS, Recipe
+from pipeline.training.examples import Recipe
 from pipeline.training.metrics import auc
 from pipeline.training.weights import Named, WeightsError
 
@@ -85,10 +85,7 @@ def make(chosen: argparse.Namespace) -> list[str]:
     if not people:
         raise DatasetError(f"{chosen.faces} has no photographs with a face in the split val.")
     portraits.must_be_several(people, chosen.faces)
-    sets: dict[str, tuple[Pixels, Any]] = {}
-    for kind in KINDS:
-        samples = examples.evaluation_set(people, kind, seed=chosen.seed, per_portrait=chosen.per_portrait, recipe=recipe)
-        sets[kind] = np.stack([sample.crop for sample in samples]), np.array([sample.fake for sample in samples], bool)
+    sets = examples.evaluation_sets(people, seed=chosen.seed, per_portrait=chosen.per_portrait, recipe=recipe)
     source = feeding.Made(chosen.faces, chosen.facts, chosen.seed * 1000, recipe, 16)
     measure = _measure(network.build(chosen.size), [source.batch(number).crops for number in range(chosen.norms)], sets)
     rows: list[dict[str, Any]] = []

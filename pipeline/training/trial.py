@@ -18,7 +18,7 @@ from pipeline.card import Card
 from pipeline.classification import Classifier
 from pipeline.images import Limits, read
 from pipeline.settings import Settings
-from pipeline.training import evaluation, metrics, portraits
+from pipeline.training import datasets, evaluation, metrics, portraits
 from pipeline.training.crops import Cut
 from pipeline.training.evaluation import Scorer
 from pipeline.training.examples import KINDS, Recipe
@@ -199,13 +199,9 @@ def cut(settings: Settings, card: Card) -> Cut:
 
 def quality(faces: Path, *, limits: Limits, cut: Cut) -> dict[str, list[float]]:
     """Size, blur and detection of the faces in the hold-out's photographs, as extraction measures them in live traffic."""
-    import csv
-
     found: dict[str, list[float]] = {"size": [], "blur": [], "detection": []}
     find = cut.find()
-    with (faces / "faces.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    for row in rows:
+    for row in (row for row in datasets.index(faces) if row["split"] == "test"):
         pixels = read((faces / row["path"]).read_bytes(), limits).pixels
         for face in (one for one in cut.faces(pixels, find) if one.crop is not None):
             found["size"].append(float(face.quality.size))
