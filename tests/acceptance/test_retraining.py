@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, expect
 from pipeline import classroom, registry
 from tests.acceptance.test_dashboard import Visit, browser
 from tests.acceptance.test_stack import ROOT, Up
-from tests.fixtures.few_faces import few
+from tests.fixtures.people import few
 from tests.fixtures.pictures import FACES
 from tests.fixtures.stores import wait_until
 from tests.fixtures.trainings import told_events

@@ -17,7 +17,6 @@ from pipeline.extraction import Detection, crop
 from pipeline.jobs import Box
 from pipeline.training import crops, datasets, feeding, fit
 from pipeline.training.datasets import DatasetError, Record
-from tests.unit.test_fit import people  # noqa: F401
 
 
 def _picture(path: Path, shade: int = 90) -> Path:
@@ -202,7 +201,7 @@ def test_faceforensics_is_taken_at_the_compression_that_is_asked_for(faceforensi
 
 def test_a_training_takes_faceforensics_at_the_compression_that_it_is_told(
     faceforensics: Path,
-    people: Path,  # noqa: F811
+    people: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
