@@ -219,7 +219,7 @@ def _look(pixels: Pixels, box: FloatBox, min_score: float) -> tuple[FloatBox, fl
     if (
         face is None
         or face.score < min_score
-        or facenets.fit(pixels, face.centre, float(face.size.max()), face.angle)[1] < facenets.MESH_SCORE
+        or facenets.fit(pixels, face.centre, float(face.size.max()), face.angle, halve=True)[1] < facenets.MESH_SCORE
     ):
         return None
     return face.box, face.score

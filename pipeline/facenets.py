@@ -31,6 +31,8 @@ FloatBox = tuple[float, float, float, float]
 """Left, top, width, height in pixels of an image, not rounded; may leave the image."""
 STEP = 16
 """BlazeFace's coarsest stride: sides of its input are multiples of it."""
+LARGEST_PX = 1024
+"""The longest side that BlazeFace is shown."""
 BLAZEFACE_PX = 128
 """The input size BlazeFace was trained at: it finds faces from a tenth of it to nearly all of it."""
 FACEMESH_PX = 192
@@ -47,7 +49,7 @@ _compiled: dict[tuple[int, str], Any] = {}
 
 
 def blazeface(pixels: Pixels, min_score: float) -> Floats:
-    """Faces in (h, w, 3) uint8 RGB, sides multiples of 16, best first.
+    """Faces in (h, w, 3) uint8 RGB, sides multiples of 16 up to 1024, best first.
 
     (n, 9) float32: left, top, width, height, score (0 to 1), then x, y of the eye on the left and x, y of the eye on the right of
     the picture, in its pixels. Boxes may leave the picture. Overlapping answers are averaged by their scores, as MediaPipe does.
@@ -90,8 +92,12 @@ class Window:
         return np.asarray((points - self.pixels.shape[0] / 2) @ self.turn.T + self.centre, np.float32)
 
 
-def window(pixels: Pixels, centre: tuple[float, float] | Floats, side: float, angle: float, size: int) -> Window:
-    """Cut a square out of an image: `centre` and `side` in its pixels, turned clockwise by `angle` radians, scaled to `size` pixels."""
+def window(pixels: Pixels, centre: tuple[float, float] | Floats, side: float, angle: float, size: int, *, halve: bool = False) -> Window:
+    """Cut a square out of an image: `centre` and `side` in its pixels, turned clockwise by `angle` radians, scaled to `size` pixels.
+
+    `halve`: shrink by halves as far as that goes, which is many times as fast and moves what is found by a thousandth of the face:
+    good enough to draw by, but a score is that of the exact square.
+    """
     height, width = pixels.shape[:2]
     middle = np.array(centre, np.float32)
     cos, sin = math.cos(angle) * side / size, math.sin(angle) * side / size
@@ -99,9 +105,12 @@ def window(pixels: Pixels, centre: tuple[float, float] | Floats, side: float, an
     reach = side / 2 * (abs(math.cos(angle)) + abs(math.sin(angle))) + 2
     left, top = np.clip(np.floor(middle - reach), 0, (width - 1, height - 1)).astype(int)
     right, bottom = np.clip(np.ceil(middle + reach), (left + 1, top + 1), (width, height)).astype(int)
-    part = pixels[top:bottom, left:right]
     shrink = min(1.0, 2 * size / side)  # by area first: the turn itself only interpolates
-    part = resize(part, max(1, round(part.shape[1] * shrink)), max(1, round(part.shape[0] * shrink)))
+    if halve and shrink <= 0.5:  # three pixels at most, of a face of hundreds
+        right, bottom = right - (right - left) % 4, bottom - (bottom - top) % 4
+    part = pixels[top:bottom, left:right]
+    wide, high = max(1, round(part.shape[1] * shrink)), max(1, round(part.shape[0] * shrink))
+    part = resize(_halved(part, wide, high) if halve else part, wide, high)
     ratio = np.array((part.shape[1] / (right - left), part.shape[0] / (bottom - top)), np.float32)
     scaled = turn * ratio[:, None]
     # the middle of a pixel lies half a pixel from its corner, on both sides
@@ -109,6 +118,13 @@ def window(pixels: Pixels, centre: tuple[float, float] | Floats, side: float, an
     matrix = np.concatenate((scaled, offset[:, None]), axis=1).astype(np.float64)
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return Window(np.asarray(cv2.warpAffine(part, matrix, (size, size), flags=how), np.uint8), middle, turn)
+
+
+def _halved(part: Pixels, wide: int, high: int) -> Pixels:
+    """A picture halved as long as its sides are even and it stays as large as this."""
+    while part.shape[1] >= 2 * wide and part.shape[0] >= 2 * high and not (part.shape[0] | part.shape[1]) & 1:
+        part = resize(part, part.shape[1] // 2, part.shape[0] // 2)
+    return part
 
 
 @dataclass(frozen=True)
@@ -127,11 +143,11 @@ class Near:
         return float(left), float(top), float(self.size[0]), float(self.size[1])
 
 
-def near(pixels: Pixels, box: FloatBox) -> Near | None:
+def near(pixels: Pixels, box: FloatBox, *, halve: bool = False) -> Near | None:
     """Look for the face in about this box at the one scale that BlazeFace knows best; None if it scores less than NEAR_SCORE."""
     x, y, w, h = box
     side = 2 * max(w, h)
-    seen = window(pixels, (x + w / 2, y + h / 2), side, 0.0, BLAZEFACE_PX)
+    seen = window(pixels, (x + w / 2, y + h / 2), side, 0.0, BLAZEFACE_PX, halve=halve)
     found = blazeface(seen.pixels, NEAR_SCORE)
     off = np.abs(found[:, :2] + found[:, 2:4] / 2 - BLAZEFACE_PX / 2)
     meant = found[(off < 0.35 * found[:, 2:4]).all(axis=1) & (found[:, 2] > BLAZEFACE_PX / 4) & (found[:, 2] < BLAZEFACE_PX)]
@@ -143,9 +159,9 @@ def near(pixels: Pixels, box: FloatBox) -> Near | None:
     return Near(seen.back(face[:2] + face[2:4] / 2), size, math.atan2(down, across), float(face[4]))
 
 
-def fit(pixels: Pixels, centre: tuple[float, float] | Floats, side: float, angle: float) -> tuple[Floats, float]:
+def fit(pixels: Pixels, centre: tuple[float, float] | Floats, side: float, angle: float, *, halve: bool = False) -> tuple[Floats, float]:
     """FaceMesh on the face whose box has this centre and longer side: (468, 2) float32 in the image's pixels, and the network's score."""
-    seen = window(pixels, centre, side * CONTEXT, angle, FACEMESH_PX)
+    seen = window(pixels, centre, side * CONTEXT, angle, FACEMESH_PX, halve=halve)
     points, score = facemesh(seen.pixels)
     return seen.back(points), score
 
@@ -212,7 +228,8 @@ def _load_blazeface(openvino: Any, core: Any) -> Any:
             values = flattened.get_output_partial_shape(0)[2].get_length()  # 16 numbers of a box, or 1 score
             maps[level, values] = flattened.input(0).get_source_output()
     model = openvino.Model([maps[0, 16], maps[0, 1], maps[1, 16], maps[1, 1]], model.get_parameters())
-    model.reshape([1, -1, -1, 3])
+    side = openvino.Dimension(STEP, LARGEST_PX)  # where there is no limit, OpenVINO reorders between layers: half as slow again
+    model.reshape([1, side, side, 3])
     return _from_bytes(openvino, model, mean=127.5, scale=127.5)
 
 

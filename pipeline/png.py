@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from isal import isal_zlib
@@ -38,8 +39,15 @@ def encode(pixels: Pixels, level: int) -> bytes:
         packed.append(packer.compress(part.data))
     packed.append(packer.flush())
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits a sample, RGB, not interlaced
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", b"".join(packed)) + _chunk(b"IEND", b"")
+    return b"".join((b"\x89PNG\r\n\x1a\n", *_chunk(b"IHDR", header), *_chunk(b"IDAT", *packed), *_chunk(b"IEND")))
 
 
-def _chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", isal_zlib.crc32(content, zlib.crc32(name)))
+def _chunk(name: bytes, *content: bytes) -> Iterator[bytes]:
+    """A chunk in parts, its content not copied: it may be most of the file."""
+    checked = zlib.crc32(name)
+    for part in content:
+        checked = isal_zlib.crc32(part, checked)
+    yield struct.pack(">I", sum(map(len, content)))
+    yield name
+    yield from content
+    yield struct.pack(">I", checked)

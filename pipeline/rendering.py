@@ -69,17 +69,17 @@ def render(pixels: Pixels, boxes: list[Box], style: MeshStyle) -> Pixels:
 
 def landmarks(pixels: Pixels, box: Box) -> Floats | None:
     """The 468 FaceMesh landmarks of the face in a box, (468, 2) float32 x, y in pixels of the image; None if no mesh fits it."""
-    face = facenets.near(pixels, (box.x, box.y, box.w, box.h))
+    face = facenets.near(pixels, (box.x, box.y, box.w, box.h), halve=True)
     if face is None:
-        points, score = facenets.fit(pixels, (box.x + box.w / 2, box.y + box.h / 2), max(box.w, box.h), 0.0)
+        points, score = facenets.fit(pixels, (box.x + box.w / 2, box.y + box.h / 2), max(box.w, box.h), 0.0, halve=True)
     else:
-        points, score = facenets.fit(pixels, face.centre, float(face.size.max()), face.angle)
+        points, score = facenets.fit(pixels, face.centre, float(face.size.max()), face.angle, halve=True)
     if score < MESH_SCORE:
         return None
     # once more, upright and centred by what was found: the mesh is best there, and the detector's box no longer matters
     low, high = points.min(axis=0), points.max(axis=0)
     across, down = points[EYE_LEFT] - points[EYE_RIGHT]
-    points, score = facenets.fit(pixels, (low + high) / 2, float((high - low).max()), math.atan2(down, across))
+    points, score = facenets.fit(pixels, (low + high) / 2, float((high - low).max()), math.atan2(down, across), halve=True)
     return points if score >= MESH_SCORE else None
 
 
