@@ -127,10 +127,9 @@ def blocks(pixels: Pixels, box: Box) -> float:
     the lesser of the two directions counts, so stripes are no blocks. Pixels alone are looked at: a PNG of a ruined JPEG is as
     ruined. What was scaled since has its grid no longer, nor have video and WebP, whose decoders smooth it: they pass.
     """
-    face = pixels[box.y : box.y + box.h, box.x : box.x + box.w]
-    rows = cv2.cvtColor(np.ascontiguousarray(face[:: max(1, box.h // MOST_LINES)]), cv2.COLOR_RGB2GRAY)
-    columns = cv2.cvtColor(np.ascontiguousarray(face[:, :: max(1, box.w // MOST_LINES)]), cv2.COLOR_RGB2GRAY)
-    return min(_excess(np.asarray(rows, np.uint8)), _excess(np.ascontiguousarray(columns.T, np.uint8)))
+    grey = np.asarray(cv2.cvtColor(pixels[box.y : box.y + box.h, box.x : box.x + box.w], cv2.COLOR_RGB2GRAY), np.uint8)
+    rows, columns = grey[:: max(1, box.h // MOST_LINES)], grey[:, :: max(1, box.w // MOST_LINES)].T
+    return min(_excess(np.ascontiguousarray(rows)), _excess(np.ascontiguousarray(columns)))
 
 
 def _excess(grey: npt.NDArray[np.uint8]) -> float:
