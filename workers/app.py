@@ -95,6 +95,7 @@ def configure(chosen: Settings) -> None:
         task_soft_time_limit=chosen.stage_limit_s,
         task_time_limit=chosen.stage_limit_s + HARDER_S,
         beat_schedule=_schedule(chosen),
+        beat_scheduler="workers.beating:Punctual",
         worker_consumer="workers.reconnecting:Reconnecting",
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,

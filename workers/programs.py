@@ -56,7 +56,7 @@ def programs(place: Place, settings: Settings, ports: Mapping[str, int], heard: 
         consumer = ("-n", f"{stage.value}@%h", "-Q", ",".join(queues(stage)), "-P", pool, "-c", str(size))
         chain.append(Program(stage.value, WORKERS, (*celery, "-A", "workers.stages", *worker, *consumer), drain_s, {}))
     upkeep = (*celery, "-A", "workers.upkeep", *worker, "-n", f"{UPKEEP}@%h", "-Q", UPKEEP, "-P", "threads", "-c", "4")
-    beat = (*celery, "-A", "workers.app", "beat", "--loglevel", "WARNING", "--pidfile", "", "--scheduler", "celery.beat.Scheduler")
+    beat = (*celery, "-A", "workers.app", "beat", "--loglevel", "WARNING", "--pidfile", "")
     return [
         Program("valkey", SERVICES, (str(valkey_binary()), str(place.run / "valkey.conf")), SERVICE_STOP_S, {}),
         Program("seaweedfs", SERVICES, _seaweedfs(place, ports), SERVICE_STOP_S, _seaweedfs_environment(place)),

@@ -80,9 +80,11 @@ def _messages_for(stage: Stage, kind: Queue, backlog: Mapping[tuple[Stage, Queue
 
 def _messages() -> dict[tuple[Stage, Queue], int]:
     """How many wake-ups wait in the broker, by stage and urgency."""
-    with cast(Any, app.pool).acquire(block=True) as connection:
-        client = connection.default_channel.client
-        return {(stage, queue): int(client.llen(queue_of(stage, queue))) for stage in STAGES for queue in Queue}
+    lines = [(stage, queue) for stage in STAGES for queue in Queue]
+    with cast(Any, app.pool).acquire(block=True) as connection, connection.default_channel.client.pipeline(transaction=False) as asked:
+        for stage, queue in lines:
+            asked.llen(queue_of(stage, queue))
+        return dict(zip(lines, map(int, asked.execute()), strict=True))
 
 
 _listing = Lock()
