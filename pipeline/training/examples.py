@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import cv2
@@ -22,6 +23,8 @@ from pipeline.training.portraits import LARGEST_FACE, Portrait
 
 Kind = Literal["self_blended", "face_swap", "region", "warp"]
 KINDS: tuple[Kind, ...] = ("self_blended", "face_swap", "region", "warp")
+MESHES = 256
+"""Triangles of so many faces are kept, 11 KB each: the fakes of an evaluation portrait share them, no two pairs of a training do."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def manipulate(
         return manipulations.self_blend(pixels, points, rng, region=region)
     own = [donor for donor in donors if donor.identity == portrait.identity and donor.sha256 != portrait.sha256] if own_donor else []
     donor = own[0] if own and rng.random() < own_donor else _donor(portrait, donors, rng)
-    mesh = _mesh(portrait)
+    mesh = _mesh(points.tobytes())
     far = donor.box.w > 1.7 * portrait.box.w
     lent, lent_points = (donor.half, donor.landmarks / 2) if far else (donor.pixels, donor.landmarks)
     return manipulations.face_swap(pixels, points, lent, lent_points, rng, region=region, mesh=mesh)
@@ -290,15 +293,10 @@ def _scaled(box: Box, scale: float) -> Box:
     return Box(round(box.x * scale), round(box.y * scale), max(1, round(box.w * scale)), max(1, round(box.h * scale)))
 
 
-_meshes: dict[bytes, Triangles] = {}
-
-
-def _mesh(portrait: Portrait) -> Triangles:
+@lru_cache(maxsize=MESHES)
+def _mesh(landmarks: bytes) -> Triangles:
     # By the landmarks themselves: those of one photograph differ with how it was scaled, and with what was found in it.
-    key = portrait.landmarks.tobytes()
-    if key not in _meshes:
-        _meshes[key] = triangles(portrait.landmarks)
-    return _meshes[key]
+    return triangles(np.frombuffer(landmarks, np.float32).reshape(-1, 2))
 
 
 def _donor(portrait: Portrait, donors: Sequence[Portrait], rng: np.random.Generator) -> Portrait:

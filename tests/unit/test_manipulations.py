@@ -193,6 +193,25 @@ def test_a_pair_is_a_function_of_seed_and_index(people: list[Portrait]) -> None:
     assert not np.array_equal(one.real, examples.pair(people, 5, 4, SMALL).real)
 
 
+def test_triangles_are_kept_of_a_few_faces_only(people: list[Portrait], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two training pairs share their landmarks; the fakes of an evaluation portrait do."""
+    made = []
+    own = manipulations.triangles
+    monkeypatch.setattr(examples, "triangles", lambda points: made.append(points) or own(points))
+    examples._mesh.cache_clear()
+    swaps = Recipe(size=96, smallest=40, self_blended=0, face_swap=1, region=0)
+    for index in range(8):
+        examples.pair(people, index, 1, swaps)
+    assert len(made) == 8
+    made.clear()
+    examples.evaluation_set(people, "face_swap", seed=1, per_portrait=3, recipe=swaps)
+    assert len(made) == 2
+    for shift in range(examples.MESHES + 8):
+        examples._mesh((people[0].landmarks + np.float32(shift)).tobytes())
+    assert examples._mesh.cache_info().currsize == examples.MESHES
+    np.testing.assert_array_equal(examples._mesh(people[0].landmarks.tobytes()), own(people[0].landmarks))
+
+
 def test_pairs_have_the_networks_shape_and_never_the_held_out_kind(people: list[Portrait]) -> None:
     kinds = set()
     for index in range(40):
