@@ -523,7 +523,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| means | before (median, min to max) | after | ratio | n | notes |", "|---|---|---|---|---|---|"]
     for row in rows:
         turns = f"{len(row.after)} turns of {row.items}" if row.after else "-"
-        ratio = "-" if row.ratio is None else f"{row.ratio:,.0f}" if row.ratio >= 100 else f"{row.ratio:.2g}"
+        ratio = "-" if row.ratio is None else _short(row.ratio)
         lines.append(f"| {row.means} | {_spread(row.before)} | {_spread(row.after)} | {ratio} | {turns} | {row.notes} |")
     return "\n".join(lines)
 
@@ -544,11 +544,17 @@ def machine() -> dict[str, Any]:
     return {"processor": told[0] if told else "", "cores": len(os.sched_getaffinity(0)), "load": [round(one, 2) for one in os.getloadavg()]}
 
 
+def busy(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """The sentence over the table."""
+    loads = [" / ".join(f"{one:g}" for one in when["load"]) for when in (before, after)]
+    return f"{before['processor']}, {before['cores']} cores; load over 1, 5 and 15 minutes {loads[0]} before, {loads[1]} after."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns that count")
     parser.add_argument("--faces", type=Path, default=Path("../shared/faces"))
-    parser.add_argument("--pictures", type=int, default=8, help="of the mix; 8 hold each kind and size in its share")
+    parser.add_argument("--pictures", type=int, default=16, help="of the mix; 8 hold each kind and size in its share")
     parser.add_argument("--judged", type=int, default=64, help="faces in a turn of the micro-batches; others take 8 of them at most")
     parser.add_argument("--largest", type=int, default=12, choices=tuple(mix.SIZES), help="megapixels")
     parser.add_argument("--no-store", dest="store", action="store_false", help="leave out what needs an S3 server")
@@ -563,7 +569,7 @@ def main() -> None:
     figures = {"before": before, "after": machine(), "rounds": chosen.rounds, "rows": [asdict(row) | {"ratio": row.ratio} for row in rows]}
     chosen.json.parent.mkdir(parents=True, exist_ok=True)
     chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
-    print(table(rows))
+    print(busy(figures["before"], figures["after"]), table(rows), sep="\n\n")
 
 
 if __name__ == "__main__":
