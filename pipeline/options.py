@@ -64,7 +64,9 @@ class Options(BaseModel):
     window: Share | None = None
     data_share: Share | None = None
     compression: Literal["raw", "c23", "c40"] | None = Field(None, description="Of the videos, where the data set is FaceForensics++")
-    held_out: Literal["self_blended", "face_swap", "region", "warp"] | None = None
+    held_out: Literal["self_blended", "face_swap", "region", "warp"] | None = Field(
+        None, description="The kind that chooses the weights, never trained on: its share is 0, and regions are made in the other way alone"
+    )
     patience: int | None = Field(None, ge=0)
     look: int | None = Field(None, ge=1, description="Steps between two looks at the validation sets, and two checkpoints")
     makers: int | None = Field(None, ge=0, le=256)

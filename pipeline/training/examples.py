@@ -7,7 +7,7 @@ differs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -23,6 +23,8 @@ from pipeline.training.portraits import LARGEST_FACE, Portrait
 
 Kind = Literal["self_blended", "face_swap", "region", "warp"]
 KINDS: tuple[Kind, ...] = ("self_blended", "face_swap", "region", "warp")
+Regions = Literal["either", "self_blended", "face_swap"]
+"""How regions are changed: by a coin flip as self-blended faces are or as swaps, or as the one or the other alone."""
 MESHES = 256
 """Triangles of so many faces are kept, 11 KB each: the fakes of an evaluation portrait share them, no two pairs of a training do."""
 
@@ -50,6 +52,8 @@ class Recipe:
     """Faces are manipulated at up to so many times the crop's size and then shrunk, as photographs are before they are judged."""
     window: float = 0.5
     """How often the crop is a part of the face, as far as `near` allows without enlarging it: seams are local, who somebody is is not."""
+    regions: Regions = field(default="either", repr=False)
+    """See `regions_without`. Not shown: checkpoints know their recipe by what it shows, and those of before it must still fit."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,12 @@ class Pair:
     kind: Kind
 
 
+def regions_without(held_out: str) -> Regions:
+    """How regions are to be made so that a kind that is held out is in none of them."""
+    other: dict[str, Regions] = {"self_blended": "face_swap", "face_swap": "self_blended"}
+    return other.get(held_out, "either")
+
+
 def pair(portraits: Sequence[Portrait], index: int, seed: int, recipe: Recipe) -> Pair:
     """The training pair of an index: deterministic in (seed, index), independent of all others."""
     rng = np.random.default_rng((seed, index))
@@ -69,7 +79,7 @@ def pair(portraits: Sequence[Portrait], index: int, seed: int, recipe: Recipe) -
     kind: Kind = rng.choice(KINDS[:3], p=(recipe.self_blended, recipe.face_swap, recipe.region))
     other = portraits[int(rng.integers(len(portraits)))] if rng.random() < recipe.morph else None
     stage = _staged(portrait, other, rng, recipe)
-    made = manipulate(kind, stage, portraits, rng, own_donor=recipe.own_donor)
+    made = manipulate(kind, stage, portraits, rng, own_donor=recipe.own_donor, regions=recipe.regions)
     look = augmentation.draw(rng, recipe.strength)
     side = max(stage.box.w, stage.box.h) * (1 + 2 * recipe.margin)
     scale = 1.0
@@ -88,7 +98,13 @@ def pair(portraits: Sequence[Portrait], index: int, seed: int, recipe: Recipe) -
 
 
 def manipulate(
-    kind: Kind, portrait: Portrait, donors: Sequence[Portrait], rng: np.random.Generator, *, own_donor: float = 0.0
+    kind: Kind,
+    portrait: Portrait,
+    donors: Sequence[Portrait],
+    rng: np.random.Generator,
+    *,
+    own_donor: float = 0.0,
+    regions: Regions = "either",
 ) -> Manipulation:
     """Make one manipulation of a kind from a portrait; swaps take a face from a donor of another identity and similar tone, or
     with probability `own_donor` from another photograph of the same person."""
@@ -96,7 +112,10 @@ def manipulate(
     region = REGIONS[int(rng.integers(len(REGIONS)))] if kind == "region" else None
     if kind == "warp":
         return manipulations.warp(pixels, points, rng)
-    if kind == "self_blended" or (kind == "region" and rng.random() < 0.5):
+    sort = kind
+    if kind == "region":
+        sort = regions if regions != "either" else "self_blended" if rng.random() < 0.5 else "face_swap"
+    if sort == "self_blended":
         return manipulations.self_blend(pixels, points, rng, region=region)
     own = [donor for donor in donors if donor.identity == portrait.identity and donor.sha256 != portrait.sha256] if own_donor else []
     donor = own[0] if own and rng.random() < own_donor else _donor(portrait, donors, rng)

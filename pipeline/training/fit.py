@@ -124,7 +124,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--region", type=float, default=Recipe.region, help="share of the fakes")
     for name, what in RECIPE.items():
         add(f"--{name.replace('_', '-')}", type=float, default=getattr(Recipe, name), help=what)
-    add("--held-out", choices=KINDS, default="warp", help="the kind that chooses the weights; never trained on")
+    add("--held-out", choices=KINDS, default="warp", help="the kind that chooses the weights; never trained on, nor as a region")
     add("--patience", type=int, default=0, help="looks without progress on it after which the last stage ends, 0: never")
     add("--look", type=int, default=200, help="steps between two looks at the validation sets")
     add("--makers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes that make batches, 0: none")
@@ -182,7 +182,8 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
     def recipe(size: int) -> Recipe:
         shares = {"self_blended": chosen.self_blended, "face_swap": chosen.face_swap, "region": chosen.region}
         drawn = {name: getattr(chosen, name) for name in RECIPE}
-        return Recipe(size=size, smallest=min(size, max(40, size // 4)), **shares, **drawn)
+        regions = examples.regions_without(chosen.held_out)
+        return Recipe(size=size, smallest=min(size, max(40, size // 4)), **shares, **drawn, regions=regions)
 
     # whichever rank it is that prepares: while one has its turn, the others wait and cannot say so
     with Progress(chosen.progress) as progress:
@@ -235,6 +236,8 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
     with Progress(chosen.progress if rank.first else Path(os.devnull)) as progress:
         start = hashlib.sha256(chosen.weights.read_bytes()).hexdigest() if chosen.weights else None
         identity = f"{manifest} {other} {recipe(0)} {chosen.data_share} {start}"
+        if recipe(0).regions != "either":
+            identity += f" regions by {recipe(0).regions}"
         settled: dict[str, Any] = {"rank": rank, "epoch": len(people["train"]), "save_s": chosen.save_s, "identity": identity}
         settled["hold_s"] = chosen.hold_s
         trainer = Trainer(plan(chosen, rank.policy), chosen.out, build, batches, validation, progress.tell, stopping.is_set, **settled)

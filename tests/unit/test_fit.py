@@ -89,6 +89,37 @@ def test_whatever_takes_long_before_the_first_step_is_told(
     assert made.batch(0).crops.shape == (8, 48, 48, 3)
 
 
+@pytest.mark.parametrize(("held_out", "kind", "regions"), [("face_swap", "face-swap", "self_blended"), ("region", "region", "either")])
+def test_the_kind_that_is_held_out_is_in_no_region_of_a_training(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_out: str, kind: str, regions: str
+) -> None:
+    """And a checkpoint of before regions were told apart fits a training that has both."""
+    made: list[Recipe] = []
+    identities: list[str] = []
+
+    class Stopped:
+        def __init__(self, plan: Any, folder: Path, build: Any, batches: Any, *_: Any, identity: str, **__: Any) -> None:
+            identities.append(identity)
+            batches(0, [0])
+
+        def run(self) -> bool:
+            return False
+
+    monkeypatch.setattr(fit.devices, "check", lambda *_, **__: None)
+    monkeypatch.setattr(fit.devices, "begin", lambda *_, **__: Rank())
+    monkeypatch.setattr(fit, "Trainer", Stopped)
+    monkeypatch.setattr(fit, "stream", lambda source, *_: made.append(source.recipe))
+    words = ["--faces", str(people), "--facts", str(people / "faces.npz"), "--out", str(tmp_path), "--steps", "1"]
+    shares = [f"--{name}={0 if name == kind else 0.5}" for name in ("self-blended", "face-swap", "region")]
+
+    assert not fit.train(fit.parse([*words, *shares, f"--held-out={held_out}"]), threading.Event())
+
+    assert [recipe.regions for recipe in made] == [regions]
+    assert "regions=" not in identities[0]
+    assert identities[0].endswith(" regions by self_blended") == (regions == "self_blended")
+    assert asdict(made[0])["regions"] == regions, "which training.json keeps"
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [

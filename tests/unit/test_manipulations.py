@@ -223,6 +223,22 @@ def test_pairs_have_the_networks_shape_and_never_the_held_out_kind(people: list[
     assert kinds == {"self_blended", "face_swap", "region"}
 
 
+@pytest.mark.parametrize("held_out", ["self_blended", "face_swap"])
+def test_a_kind_that_is_held_out_is_no_region_either(people: list[Portrait], held_out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    for made in ("self_blend", "face_swap"):
+        own = getattr(manipulations, made)
+        monkeypatch.setattr(manipulations, made, lambda *given, made=made, own=own, **more: called.append(made) or own(*given, **more))
+    recipe = replace(SMALL, self_blended=0, face_swap=0, region=1)
+    for index in range(12):
+        examples.pair(people, index, 1, recipe)
+    assert set(called) == {"self_blend", "face_swap"}
+    called.clear()
+    for index in range(12):
+        assert examples.pair(people, index, 1, replace(recipe, regions=examples.regions_without(held_out))).kind == "region"
+    assert set(called) == {"self_blend", "face_swap"} - {held_out.removesuffix("ed")}
+
+
 def test_a_window_is_a_part_of_the_face_in_which_something_was_changed(people: list[Portrait]) -> None:
     recipe = replace(SMALL, window=1.0)
     box, small = people[0].box, 0
