@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -136,8 +137,8 @@ def by_size(pictures: Sequence[Known]) -> Iterator[tuple[int, list[Known]]]:
 def crops(pictures: Sequence[Known], count: int, settings: Settings, model: Classifier) -> Pixels:
     """`count` crops as the classifier gets them, (n, s, s, 3); some come twice where the pictures have not so many."""
     detector, card = extraction.BlazeFace(settings.min_detection), model.card
-    boxes = [(one.pixels, found.box) for one in pictures for found in detector(one.pixels)][:count]
-    cut = [extraction.crop(pixels, box, size=card.input_size, margin=card.margin) for pixels, box in boxes]
+    boxes = ((one.pixels, found.box) for one in pictures for found in detector(one.pixels))
+    cut = [extraction.crop(pixels, box, size=card.input_size, margin=card.margin) for pixels, box in islice(boxes, count)]
     return np.stack([cut[number % len(cut)] for number in range(count)])
 
 

@@ -21,9 +21,9 @@ MEANS = ("bf16", "micro-batches", "128-px tiles", "Haar", "MediaPipe's", "cv2.li
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The rows by name, of one turn with four small pictures and two faces."""
+    """The rows by name, of one turn with three small pictures and two faces."""
     out = tmp_path_factory.mktemp("means") / "means.json"
-    small = ["--rounds", "1", "--largest", "1", "--pictures", "4", "--judged", "2", "--no-store", "--faces", "none"]
+    small = ["--rounds", "1", "--largest", "1", "--pictures", "3", "--judged", "2", "--no-store", "--faces", "none"]
     command = [sys.executable, "-m", "tests.benchmarks.means", *small, "--json", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
