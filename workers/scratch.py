@@ -1,10 +1,14 @@
-"""Working copies of sources between the stages of one machine. Anything may vanish; it is fetched again."""
+"""Working copies of sources between the stages of one machine. Anything may vanish; it is fetched again.
+
+Whoever keeps something sees to it that the folder does not grow beyond its room: stages may run where no upkeep comes.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +19,16 @@ from pipeline.settings import Settings
 from pipeline.storage import storage
 
 ABANDONED_S = 3600.0
+SOURCES_BYTES = 1_000_000_000
+"""Room for copies of sources; beyond it they are fetched a second time."""
+COUNTED_S = 2.0
+"""For how long a folder that was counted is not counted again: what other processes left or took away meanwhile is not seen."""
 PIXELS = "pixels"
-"""The folder beside the scratch space where decoded pictures lie."""
+"""The folder beside the scratch space where decoded pictures lie, each with the hash of its file behind it."""
 
 
 def source(settings: Settings, job_id: str, upload: Upload) -> bytes:
-    """The bytes of the job's upload: the copy kept here, or fetched by version or ETag and kept.
+    """The bytes of the job's upload: the copy kept here, or fetched by version or ETag and kept, as long as there is room.
 
     Raises SourceGone, ObjectTooLarge or StorageError.
     """
@@ -32,37 +40,24 @@ def source(settings: Settings, job_id: str, upload: Upload) -> bytes:
         upload.bucket, upload.key, version_id=upload.version_id, etag=upload.etag, max_bytes=settings.max_image_bytes
     )
     faults.point("fetched", upload.key)
-    with suppress(OSError):  # a full disk costs a second download, not the job
-        settings.scratch_dir.mkdir(parents=True, exist_ok=True)
-        half = path.with_suffix(f".{os.getpid()}")
-        try:
-            half.write_bytes(data)
-            half.replace(path)
-        except OSError:
-            half.unlink(missing_ok=True)
+    _keep(path, SOURCES_BYTES, data)  # without room it is fetched a second time
     return data
 
 
 def keep_pixels(settings: Settings, job_id: str, sha256: str, pixels: Pixels) -> None:
     """Leave what was decoded for the stage that draws, as long as all that is left so has room in `scratch_pixels_bytes`."""
-    folder = settings.scratch_dir.with_name(PIXELS)
-    half = folder / f"{job_id}.{os.getpid()}"
-    with suppress(OSError):  # without room it is decoded a second time
-        folder.mkdir(parents=True, exist_ok=True)
-        if sum(_size(path) for path in _entries(folder)) + pixels.nbytes > settings.scratch_pixels_bytes:
-            return
-        try:
-            with half.open("wb") as file:
-                np.save(file, pixels, allow_pickle=False)
-            half.replace(_pixels(settings, job_id, sha256))
-        except OSError:
-            half.unlink(missing_ok=True)
+    _keep(_pixels(settings, job_id), settings.scratch_pixels_bytes, pixels, sha256)  # without room it is decoded a second time
 
 
 def pixels(settings: Settings, job_id: str, sha256: str | None) -> Pixels | None:
     """What was decoded of the file of that hash, (h, w, 3) uint8 RGB, not to be written to; None: it is not here."""
+    path, expected = _pixels(settings, job_id), (sha256 or "").encode()
     try:
-        found = np.load(_pixels(settings, job_id, sha256 or ""), mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            file.seek(-len(expected), os.SEEK_END)
+            if not expected or file.read() != expected:
+                return None
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return np.asarray(found) if found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3 else None
@@ -71,33 +66,75 @@ def pixels(settings: Settings, job_id: str, sha256: str | None) -> Pixels | None
 def drop(settings: Settings, job_id: str) -> None:
     """The job is over: its copies go."""
     (settings.scratch_dir / job_id).unlink(missing_ok=True)
-    for path in settings.scratch_dir.with_name(PIXELS).glob(f"{job_id}.*"):
-        path.unlink(missing_ok=True)
-
-
-def _pixels(settings: Settings, job_id: str, sha256: str) -> Path:
-    return settings.scratch_dir.with_name(PIXELS) / f"{job_id}.{sha256}"
-
-
-def _size(path: Path) -> int:
-    with suppress(FileNotFoundError):
-        return path.stat().st_size
-    return 0
+    _pixels(settings, job_id).unlink(missing_ok=True)
 
 
 def tidy(settings: Settings, *, older_s: float = ABANDONED_S) -> int:
     """Remove copies that nobody has touched for `older_s` seconds; returns how many."""
-    removed = 0
-    for path in _entries(settings.scratch_dir) + _entries(settings.scratch_dir.with_name(PIXELS)):
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > older_s:
-                path.unlink()
-                removed += 1
-    return removed
+    return sum(_tidied(folder, older_s)[0] for folder in (settings.scratch_dir, settings.scratch_dir.with_name(PIXELS)))
 
 
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except FileNotFoundError:
-        return []
+def _pixels(settings: Settings, job_id: str) -> Path:
+    return settings.scratch_dir.with_name(PIXELS) / job_id
+
+
+def _keep(path: Path, most: int, content: bytes | Pixels, sha256: str = "") -> None:
+    """Write a file whole or not at all; not where its folder would then hold more than `most` bytes."""
+    size = len(content) if isinstance(content, bytes) else content.nbytes
+    half = path.with_suffix(f".{os.getpid()}")
+    with suppress(OSError):  # nor where the disk is full
+        path.parent.mkdir(parents=True, exist_ok=True)
+        room = _room(path.parent)
+        if room.held() + size > most:
+            return
+        try:
+            with half.open("wb") as file:
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    np.save(file, content, allow_pickle=False)
+                    file.write(sha256.encode())
+                written = file.tell()
+            half.replace(path)
+            room.add(written)
+        except OSError:
+            half.unlink(missing_ok=True)
+
+
+class _Room:
+    """What lies in a folder: counted now and then, and what this process has left there since."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._bytes, self._until = 0, 0.0
+
+    def held(self) -> int:
+        """How many bytes lie there."""
+        if time.monotonic() > self._until:
+            _, self._bytes = _tidied(self._folder, ABANDONED_S)
+            self._until = time.monotonic() + COUNTED_S
+        return self._bytes
+
+    def add(self, size: int) -> None:
+        """So many more, from this process."""
+        self._bytes += size
+
+
+@cache
+def _room(folder: Path) -> _Room:
+    return _Room(folder)
+
+
+def _tidied(folder: Path, older_s: float) -> tuple[int, int]:
+    """Remove what nobody has touched for so long: how many files went, and how many bytes stay."""
+    went = stay = 0
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                found = entry.stat()
+                if time.time() - found.st_mtime > older_s:
+                    Path(entry).unlink()
+                    went += 1
+                else:
+                    stay += found.st_size
+    return went, stay

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.jobs import Upload
 from pipeline.settings import Settings
 from workers import scratch
 
@@ -44,6 +46,50 @@ def test_beyond_its_room_nothing_is_left(tmp_path: Path) -> None:
     assert scratch.pixels(settings, "second", "a" * 64) is None
 
 
+def test_room_is_found_again_when_the_folder_is_counted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "COUNTED_S", -1.0)
+    settings = Settings(data_dir=tmp_path, scratch_pixels_bytes=PICTURE.nbytes + 100)
+    scratch.keep_pixels(settings, "first", "a" * 64, PICTURE)
+    scratch.drop(settings, "first")
+
+    scratch.keep_pixels(settings, "second", "a" * 64, PICTURE)
+
+    assert scratch.pixels(settings, "second", "a" * 64) is not None
+
+
+def test_what_others_left_takes_room_too_until_it_is_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "COUNTED_S", -1.0)
+    settings = Settings(data_dir=tmp_path, scratch_pixels_bytes=PICTURE.nbytes + 100)
+    left = tmp_path / scratch.PIXELS / "left"
+    left.parent.mkdir()
+    left.write_bytes(b"x" * 200)
+    scratch.keep_pixels(settings, "job", "a" * 64, PICTURE)
+    assert scratch.pixels(settings, "job", "a" * 64) is None
+
+    os.utime(left, (0, 0))
+    scratch.keep_pixels(settings, "job", "a" * 64, PICTURE)
+
+    assert scratch.pixels(settings, "job", "a" * 64) is not None
+    assert not left.exists()
+
+
+def test_sources_are_kept_while_there_is_room_and_then_fetched_each_time(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+
+    class Store:
+        def fetch(self, bucket: str, key: str, **_: object) -> bytes:
+            fetched.append(key)
+            return b"five!"
+
+    monkeypatch.setattr(scratch, "SOURCES_BYTES", 12)
+    monkeypatch.setattr(scratch, "storage", lambda _: Store())
+
+    for job_id in ["first", "second", "third"] * 2:
+        assert scratch.source(settings, job_id, Upload("inbox", job_id)) == b"five!"
+
+    assert fetched == ["first", "second", "third", "third"]
+
+
 def test_it_goes_with_the_job(settings: Settings) -> None:
     scratch.keep_pixels(settings, "job", "a" * 64, PICTURE)
 
@@ -62,7 +108,7 @@ def test_it_goes_when_nobody_comes_for_it(settings: Settings) -> None:
 @pytest.mark.parametrize("spoilt", [b"", b"not a picture", np.lib.format.MAGIC_PREFIX])
 def test_a_spoilt_one_is_none(settings: Settings, spoilt: bytes) -> None:
     scratch.keep_pixels(settings, "job", "a" * 64, PICTURE)
-    [kept] = settings.data_dir.rglob("job.*")
-    kept.write_bytes(spoilt)
+    [kept] = settings.data_dir.rglob("job")
+    kept.write_bytes(spoilt + b"a" * 64)
 
     assert scratch.pixels(settings, "job", "a" * 64) is None
