@@ -23,7 +23,7 @@ def test_ours_are_as_kubernetes_wants_them_and_what_was_left_out_is_said() -> No
     status, said = check()
 
     assert status == 0, said
-    assert "3 Deployment" in said
+    assert "6 Deployment, 1 Job, 1 Service" in said
     assert "left out: 3 ScaledObject, 1 TriggerAuthentication" in said
 
 
