@@ -47,10 +47,14 @@ def save(folder: Path, progress: Progress, arrays: dict[str, Sequence[npt.NDArra
     """Write progress and named lists of arrays (weights, optimizer, generators), replacing the former checkpoint at once."""
     flat = {f"{name}/{k:05}": np.asarray(array) for name, listed in arrays.items() for k, array in enumerate(listed)}
     temporary = folder / f".{FILE}.{os.getpid()}.npz"
-    np.savez(temporary, **flat, **{_FACTS: np.array(json.dumps(asdict(progress)))})
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(folder / FILE)
+    try:
+        np.savez(temporary, **flat, **{_FACTS: np.array(json.dumps(asdict(progress)))})
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(folder / FILE)
+    except OSError:  # half of it would keep a full disk full
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def load(folder: Path, plan: str) -> tuple[Progress, dict[str, list[npt.NDArray[Any]]]] | None:

@@ -10,6 +10,7 @@ write a checkpoint and end with code 75; the same command then goes on as if it 
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
 import hashlib
 import json
@@ -46,6 +47,10 @@ from pipeline.training.weights import WeightsError
 
 STOPPED = 75
 """Exit code: stopped by a signal, to be resumed (EX_TEMPFAIL of sysexits.h)."""
+MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO}
+MAY_PASS |= {errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+"""What of the system's errors is worth another try: a full disk or table may be emptied, a share may come back. A folder that may not be
+written to, or a file in a folder's place, stays so."""
 SAY_S = 5.0
 """Seconds between two lines about what is prepared."""
 T = TypeVar("T")
@@ -356,9 +361,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TrainingError, CheckpointError, DatasetError, WeightsError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2 if error.permanent else 1
-    except FileNotFoundError as error:
-        print(f"{error.filename} does not exist.", file=sys.stderr)  # noqa: T201
-        return 2
+    except OSError as error:
+        print(_sentence(error), file=sys.stderr)  # noqa: T201
+        return 1 if error.errno in MAY_PASS or isinstance(error, ConnectionError) else 2
+
+
+def _sentence(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{error.filename} does not exist."
+    why = error.strerror or str(error) or type(error).__name__
+    # a file that is open already, as on a full disk, has no name in its error
+    return f"{error.filename} cannot be used: {why}." if error.filename else f"The training cannot go on: {why}."
 
 
 if __name__ == "__main__":

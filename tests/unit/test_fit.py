@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -46,6 +47,37 @@ def test_ranks_must_share_a_batch_evenly(capsys: pytest.CaptureFixture[str]) -> 
 def test_going_on_from_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit.main(["--faces", "x", "--out", str(tmp_path), "--steps", "3", "--resume"]) == 2
     assert "no checkpoint.npz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/faces/1.png"), 2, "/faces/1.png cannot be used: Permission denied."),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/out/x"), 2, "/out/x cannot be used: Not a directory."),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/faces/faces.csv"), 2, "/faces/faces.csv does not exist."),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), 2, "The training cannot go on: No such file or directory."),
+        (OSError("half a file"), 2, "The training cannot go on: half a file."),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "The training cannot go on: No space left on device."),
+        (TimeoutError(errno.ETIMEDOUT, "Connection timed out", "/faces/1.png"), 1, "/faces/1.png cannot be used: Connection timed out."),
+        (ConnectionResetError("the peer is gone"), 1, "The training cannot go on: the peer is gone."),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, OSError) else "",
+)
+def test_what_the_system_refuses_is_one_sentence_and_a_full_disk_worth_another_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: OSError, code: int, said: str
+) -> None:
+    def train(*_: Any) -> bool:
+        raise problem
+
+    monkeypatch.setattr(fit, "train", train)
+    assert fit.main(["--faces", "x", "--out", str(tmp_path), "--steps", "3"]) == code
+    assert capsys.readouterr().err == f"{said}\n"
+
+
+def test_a_file_in_the_folders_place_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("")
+    assert fit.main(["--faces", "x", "--out", str(tmp_path / "out"), "--steps", "3"]) == 2
+    assert capsys.readouterr().err == f"{tmp_path / 'out'} cannot be used: File exists.\n"
 
 
 def test_lines_of_progress_are_appended_to_a_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,21 @@ tensorflow = [
 ]
 SIZE = 32
 PLAN = Plan(stages=((16, 0.4, 0.003), (SIZE, 0.6, 0.002)), steps=20, pairs=4, look=4)
+
+
+def test_of_a_checkpoint_that_finds_the_disk_full_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of one would keep it full, whoever tries again; the former one stays."""
+    checkpoint.save(tmp_path, checkpoint.Progress("one", step=3), {"weights": [np.ones(3)]})
+    before = (tmp_path / checkpoint.FILE).read_bytes()
+
+    def full(path: Path, **_: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(tmp_path, checkpoint.Progress("one", step=4), {"weights": [np.ones(3)]})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {checkpoint.FILE: before}
 
 
 @dataclass
