@@ -21,9 +21,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ import numpy as np
 from pipeline import gaudi, options
 from pipeline.groups import DEVICES
 from pipeline.options import Options, OptionsError
-from pipeline.training import checkpoint, devices, examples, kept_out, lifeline, portraits
+from pipeline.training import checkpoint, datasets, devices, examples, kept_out, lifeline, portraits
 from pipeline.training.checkpoint import CheckpointError
 from pipeline.training.crops import Cut, cached
 from pipeline.training.datasets import COMPRESSIONS, DatasetError, content_hash
@@ -193,20 +193,21 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
     # whichever rank it is that prepares: while one has its turn, the others wait and cannot say so
     with Progress(chosen.progress) as progress:
         with _in_turn(chosen.out):  # one rank looks for the faces, the others and the makers find the facts in their file
-            looking = Preparing(progress.tell, "faces")
+            rows = sum(row["split"] in ("train", "val") for row in datasets.index(chosen.faces))
+            looking = Preparing(progress, "faces", rows)
             people = {"train": portraits.load(chosen.faces, "train", facts=facts, largest=portraits.LARGEST_FACE, watch=looking)}
             people["val"] = portraits.load(chosen.faces, "val", facts=facts, watch=looking)
         if not all(people.values()):
             raise DatasetError(f"{chosen.faces} has no photographs with a face in the split {'train' if not people['train'] else 'val'}.")
         portraits.must_be_several(people["train"] + people["val"], chosen.faces)
-        hashing = Preparing(progress.tell, "hashes")
+        hashing = Preparing(progress, "hashes")
         records = training_records(chosen.data, compression=chosen.compression, watch=hashing) if chosen.data else []
         # never smaller than the crops of the largest stage, which would have to be enlarged
         cut = Cut(size=max(Cut.size, *(size for size, _, _ in chosen.sizes)), margin=recipe(0).margin)
         if chosen.data:
-            kept_out.refuse(chosen.faces, chosen.data, records, watch=hashing)
+            kept_out.refuse(chosen.faces, chosen.data, records, watch=Preparing(progress, "hashes of whom it must not have"))
             with _in_turn(chosen.out):  # the makers find the crops as well
-                found = cached(records, chosen.out / "crops", cut, watch=Preparing(progress.tell, "crops"))
+                found = cached(records, chosen.out / "crops", cut, watch=Preparing(progress, "crops", len(records), records))
             sides(found, records, chosen.data)
     manifest = portraits.manifest(people["train"] + people["val"])
     other = content_hash(records) if chosen.data else ""
@@ -264,30 +265,39 @@ def _in_turn(folder: Path) -> Iterator[None]:
 @dataclass
 class Preparing:
     """Passes on what is gone through before the first step, and tells of it every few seconds: silence would be taken for a trainer that
-    hangs. `what` they are; `done`: how many so far."""
+    hangs. `what` they are; `total`: how many in all, None: as many as are given; `of`: all of them in order, where some may be done and
+    are not given; `done`: how many so far."""
 
-    tell: Callable[[dict[str, Any]], None]
+    progress: Progress
     what: str
+    total: int | None = None
+    of: Sequence[Any] = field(default=(), repr=False)
     done: int = 0
     _said: float = float("-inf")
 
     def __call__(self, items: Iterable[T]) -> Iterator[T]:
+        if self.total is None and isinstance(items, Sized):
+            self.total = len(items)
+        self.progress.show(self.what, self.done, self.total)
         for item in items:
             yield item
             self.done += 1
-            if time.monotonic() - self._said >= SAY_S:
+            while self.of and self.of[self.done - 1] is not item:
+                self.done += 1
+            self.progress.show(self.what, self.done, self.total)
+            if time.monotonic() - self._said >= SAY_S or self.done == self.total:
                 self._said = time.monotonic()
-                self.tell({"event": "preparing", "what": self.what, "done": self.done})
+                self.progress.tell({"event": "preparing", "what": self.what, "done": self.done, "total": self.total})
 
 
 class Progress:
-    """JSON lines on standard output or appended to a file, and a bar where standard error is a terminal."""
+    """JSON lines on standard output or appended to a file, and where standard error is a terminal a bar for all that takes long."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._file = None if path is None else path.open("a")
         self.last: dict[str, Any] = {}
         self._bar: Any = None
-        self._task: Any = None
+        self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
@@ -298,7 +308,6 @@ class Progress:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Bar(*columns, console=Console(stderr=True))
             self._bar.start()
-            self._task = self._bar.add_task("training", total=None)
         return self
 
     def __exit__(self, *problem: object) -> None:
@@ -311,9 +320,16 @@ class Progress:
         """Say one line."""
         self.last = line
         print(json.dumps(line), file=self._file, flush=True)
-        if self._bar is not None and "steps" in line:
-            what = f"{line['size']} px, {line['images_per_s']} images/s"
-            self._bar.update(self._task, completed=line["step"], total=line["steps"], description=what)
+        if "steps" in line:
+            self.show("training", line["step"], line["steps"], f"{line['size']} px, {line['images_per_s']} images/s")
+
+    def show(self, what: str, done: int, total: int | None, words: str = "") -> None:
+        """Move the bar of what is done, which has one of its own; `words` beside it, if its name is not enough."""
+        if self._bar is None:
+            return
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total)
+        self._bar.update(self._tasks[what], completed=done, total=total, description=words or what)
 
 
 def _account(chosen: argparse.Namespace, trainer: Trainer, last: dict[str, Any], **made_of: Any) -> None:

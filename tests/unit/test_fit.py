@@ -104,8 +104,13 @@ def test_whatever_takes_long_before_the_first_step_is_told(
 
     lines = [json.loads(line) for line in told.read_text().splitlines()]
     assert {line["event"] for line in lines} == {"preparing"}
-    assert Counter(line["what"] for line in lines) == {"faces": 4, "hashes": 4 + 2, "crops": 4}, "the data's, and those it must not share"
-    assert lines[-1]["done"] == 4
+    assert Counter(line["what"] for line in lines) == {"faces": 4, "hashes": 4, "hashes of whom it must not have": 2, "crops": 4}
+    assert {line["what"]: (line["done"], line["total"]) for line in lines} == {
+        "faces": (4, 4),
+        "hashes": (4, 4),
+        "hashes of whom it must not have": (2, 2),
+        "crops": (4, 4),
+    }, "the last of each"
     made = feeding.Made(
         people,
         tmp_path / "out/faces.npz",
@@ -210,9 +215,25 @@ def test_faces_of_others_are_cut_once_as_large_as_the_largest_stage(trained: Pat
 def test_of_what_is_gone_through_only_so_much_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     now, told = [0.0], list[dict[str, Any]]()
     monkeypatch.setattr(fit.time, "monotonic", lambda: now[0])
-    for number in fit.Preparing(told.append, "faces")(range(100)):
+    progress = fit.Progress()
+    monkeypatch.setattr(progress, "tell", told.append)
+    for number in fit.Preparing(progress, "faces")(range(100)):
         now[0] = float(number)
-    assert [line["done"] for line in told] == list(range(1, 101, 5))
+    assert [(line["done"], line["total"]) for line in told] == [(done, 100) for done in (*range(1, 101, 5), 100)]
+
+
+def test_whatever_takes_long_has_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    records = [object() for _ in range(6)]
+    with fit.Progress() as progress:
+        assert not progress._bar.tasks, "none that is empty"
+        list(fit.Preparing(progress, "faces", 8)(range(3)))
+        cutting = fit.Preparing(progress, "crops", len(records), records)
+        list(cutting(records[2:4]))  # the first two were cut before
+        list(cutting(records[4:5]))
+        progress.tell({"event": "step", "step": 1, "steps": 9, "size": 96, "images_per_s": 2.0})
+        shown = [(task.description, task.completed, task.total) for task in progress._bar.tasks]
+    assert shown == [("faces", 3, 8), ("crops", 5, 6), ("96 px, 2.0 images/s", 1, 9)]
 
 
 @pytest.mark.tensorflow
