@@ -204,7 +204,7 @@ def _percentiles(spans: list[float]) -> dict[str, float]:
 
 
 def _scale(product: Product, rows: int) -> dict[str, Any]:
-    """Claims, API and broker with an empty backlog and with a long one."""
+    """Claims, API and broker with an empty backlog and with a long one; and with one that is overdue, the sweeper too."""
     few = 20 if rows < 10_000 else 200
     figures: dict[str, Any] = {"empty": backlog.claims(product.db, few), "api_empty": backlog.api(product.settings, few // 4)}
     backlog.fill(product.db, rows)
@@ -212,6 +212,7 @@ def _scale(product: Product, rows: int) -> dict[str, Any]:
     figures["api_long"] = backlog.api(product.settings, few // 4)
     backlog.empty(product.db)
     product.order("stopProcessGroup", "workers")
+    figures["overdue"] = backlog.overdue(product.db, product.settings, rows, few)
     figures["message_bytes"] = backlog.message_bytes(product.settings, few * 5)
     return figures
 
