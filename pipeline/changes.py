@@ -10,7 +10,7 @@ from math import isqrt
 from typing import Any, cast
 
 import numpy as np
-from sqlalchemy import ColumnElement, ScalarSelect, Select, Table, bindparam, case, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, ScalarSelect, Select, Table, bindparam, case, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from pipeline import outbox
@@ -75,15 +75,19 @@ def may_start() -> ColumnElement[bool]:
     return or_(JobRow.next_attempt_at.is_(None), JobRow.next_attempt_at <= now())
 
 
+_OF_STAGE = case((JobRow.queue == Queue.BULK.value, JobRow.stage), else_=JobRow.queue + "." + JobRow.stage)
+
+
 def in_queue(name: Any) -> ColumnElement[bool]:
     """The job waits in the queue of that name: a kind (`bulk`), or one kind's queue of its stage (`interactive.extract`)."""
-    of_stage = case((JobRow.queue == Queue.BULK.value, JobRow.stage), else_=JobRow.queue + "." + JobRow.stage)
-    return or_(JobRow.queue == name, of_stage == name)
+    return or_(JobRow.queue == name, name == _OF_STAGE)
 
 
 def in_paused_queue() -> ColumnElement[bool]:
     """The job waits in a queue that a person has paused."""
-    return exists().where(in_queue(PauseRow.queue))
+    # The few names are read once; of an EXISTS PostgreSQL makes a join of all that is overdue before it takes the first few.
+    paused = select(PauseRow.queue)
+    return or_(JobRow.queue.in_(paused), _OF_STAGE.in_(paused))
 
 
 def backoff_s(attempt: int) -> float:
