@@ -50,6 +50,7 @@ class Options(BaseModel):
     smoothing: Share | None = None
     clip: float | None = Field(None, ge=0)
     mask_weight: float | None = Field(None, ge=0)
+    mask_target: Literal["area", "boundary"] | None = Field(None, description="What the mask head learns: what was changed, or its seam")
     norms: int | None = Field(None, ge=0, le=1000, description="Batches on which the norms are measured anew at the end")
     average: float | None = Field(None, ge=0, lt=1, description="Share that a step leaves of the weights' moving average, which is kept")
     sam: float | None = Field(None, ge=0, le=10)

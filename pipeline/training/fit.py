@@ -105,6 +105,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--smoothing", type=float, default=0.02)
     add("--clip", type=float, default=5.0, help="largest norm of all gradients together, 0: none")
     add("--mask-weight", type=float, default=1.0, help="of the mask head's loss, 0: no mask head")
+    add("--mask-target", choices=("area", "boundary"), default="area", help="what the mask head learns: what was changed, or its seam")
     add("--average", type=float, default=0.0, help="share that a step leaves of the weights' moving average, which is kept; 0: none")
     add(
         "--norms",
@@ -167,6 +168,7 @@ def plan(chosen: argparse.Namespace, policy: str) -> Plan:
         "smoothing",
         "clip",
         "mask_weight",
+        "mask_target",
         "average",
         "norms",
         "sam",

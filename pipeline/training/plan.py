@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
+
+MaskTarget = Literal["area", "boundary"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,8 @@ class Plan:
         smoothing: of the labels: 0 becomes `smoothing`, 1 becomes 1 - `smoothing`.
         clip: the largest norm of all gradients together; 0: as they are (LARS needs none).
         mask_weight: of the mask's loss; 0: no mask head.
+        mask_target: what the mask head learns: where something was changed, or where changed and unchanged meet. Not shown where it is
+            the former: checkpoints know their plan by what it shows, and those of before it must still fit.
         average: share that a step leaves of the moving average of the weights, which is what is looked at and kept; 0: no average.
         norms: batches, after the last one, on which the statistics of the batch norms are measured anew for the weights that are kept;
             0: as training left them. At most as many as the last stage has steps.
@@ -48,3 +53,4 @@ class Plan:
     look: int = 200
     held_out: str = "warp"
     patience: int = 0
+    mask_target: MaskTarget = field(default="area", repr=False)

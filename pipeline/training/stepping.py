@@ -11,7 +11,10 @@ from pipeline.jobs import Pixels
 from pipeline.training.averaging import Average
 from pipeline.training.devices import Rank
 from pipeline.training.errors import TrainingError
-from pipeline.training.plan import Plan
+from pipeline.training.plan import MaskTarget, Plan
+
+CHANGED = 0.2
+"""A pixel of which no more than so much was replaced counts as unchanged."""
 
 
 def logits(model: Any, crops: Pixels, batch: int = 32) -> npt.NDArray[np.float32]:
@@ -49,6 +52,18 @@ def optimizer(plan: Plan, rate: float, steps: int) -> Any:
     return made
 
 
+def wanted(mask: Any, target: MaskTarget) -> Any:
+    """What the mask head is to say of masks (n, m, m), 0 to 1: `area`, where something was changed; `boundary`, where changed and
+    unchanged meet, 4 m (1 - m) of the soft mask (Face X-ray, Li et al. 2020, 1912.13458), whoever it is that lies inside."""
+    import tensorflow as tf
+
+    if target == "area":
+        return tf.cast(mask > CHANGED, tf.float32)
+    # a self-blend may let most of the face through: what it changes most is its inside, not its boundary
+    inside = mask / tf.maximum(tf.reduce_max(mask, axis=(1, 2), keepdims=True), CHANGED)
+    return 4 * inside * (1 - inside)
+
+
 def compiled(model: Any, optimizer: Any, plan: Plan, rank: Rank, average: Average | None = None) -> Any:
     """The function (crops, fake, mask, masked) -> loss that makes one step on the mean gradient of all ranks, and averages the weights."""
     import tensorflow as tf
@@ -60,8 +75,7 @@ def compiled(model: Any, optimizer: Any, plan: Plan, rank: Rank, average: Averag
         logit, where = given if plan.mask_weight else (given, None)
         loss = tf.reduce_mean(entropy(fake * (1 - 2 * plan.smoothing) + plan.smoothing, logit[:, 0]))
         if where is not None:
-            changed = tf.cast(mask > 0.2, tf.float32)
-            each = tf.reduce_mean(entropy(changed, where[..., 0]), axis=(1, 2))
+            each = tf.reduce_mean(entropy(wanted(mask, plan.mask_target), where[..., 0]), axis=(1, 2))
             loss += plan.mask_weight * tf.reduce_sum(each * masked) / known
         return loss
 

@@ -127,7 +127,8 @@ class Trainer:
     @property
     def key(self) -> str:
         """What a checkpoint must have been made with to fit."""
-        return f"{self.plan} {self.identity}"
+        plan = f"{self.plan}" if self.plan.mask_target == "area" else f"{self.plan} mask_target={self.plan.mask_target}"
+        return f"{plan} {self.identity}"
 
 
 class _Stage:

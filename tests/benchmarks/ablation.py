@@ -49,6 +49,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "the last weights, no average": ("--average", "0"),
     "two thirds of the size": (),
     "half as large again": (),
+    "sharpness-aware": ("--sam", ".05"),
+    "the mask's boundary": ("--mask-target", "boundary"),
 }
 SIZES = {"two thirds of the size": 2 / 3, "half as large again": 1.5}
 CONDITIONS: dict[str, Condition] = {"clean": CLEAN, "jpeg 50": ("jpeg", 50), "64 px": ("size", 64)}

@@ -241,11 +241,32 @@ class TestTrainer:
         with pytest.raises(TrainingError, match="lower the learning rate"):
             _trainer(tmp_path, replace(PLAN, optimizer="sgd", clip=0.0, stages=((SIZE, 1.0, 1e30),))).run()
 
-    @pytest.mark.parametrize("change", [{"sam": 0.05}, {"policy": "mixed_bfloat16"}, {"mask_weight": 0.0}])
+    @pytest.mark.parametrize("change", [{"sam": 0.05}, {"policy": "mixed_bfloat16"}, {"mask_weight": 0.0}, {"mask_target": "boundary"}])
     def test_variants_run(self, tmp_path: Path, change: dict[str, Any]) -> None:
         pytest.importorskip("tensorflow")
         assert _trainer(tmp_path, replace(PLAN, steps=4, look=2, **change)).run()
         assert (tmp_path / "weights.h5").exists()
+
+
+@pytest.mark.tensorflow
+def test_the_mask_head_learns_what_was_changed_or_its_seam() -> None:
+    pytest.importorskip("tensorflow")
+    whole = np.array([[0.0, 0.1, 0.5, 1.0, 0.9]], np.float32)
+    mask = np.stack([whole, whole / 4, np.zeros_like(whole)])  # the second lets three quarters of the face through
+    np.testing.assert_array_equal(np.asarray(stepping.wanted(mask, "area"))[:, 0], [[0, 0, 1, 1, 1], [0, 0, 0, 1, 1], [0] * 5])
+    found = np.asarray(stepping.wanted(mask, "boundary"))[:, 0]
+    np.testing.assert_allclose(found, [[0, 0.36, 1, 0, 0.36]] * 2 + [[0] * 5], atol=1e-6)
+
+
+def test_checkpoints_of_before_the_masks_seam_fit_and_others_do_not(tmp_path: Path) -> None:
+    shown = (
+        "Plan(stages=((32, 1.0, 0.01),), optimizer='adamw', seed=1, pairs=16, weight_decay=0.05, momentum=0.9, trust=0.001, dropout=0.2, "
+        "smoothing=0.02, clip=5.0, mask_weight=1.0, average=0.0, norms=30, sam=0.0, policy='float32', steps=0, hours=0.0, look=200, "
+        "held_out='warp', patience=0)"
+    )
+    plan = Plan(stages=((SIZE, 1.0, 0.01),))
+    assert _trainer(tmp_path, plan).key == f"{shown} "
+    assert _trainer(tmp_path, replace(plan, mask_target="boundary")).key != f"{shown} "
 
 
 @pytest.mark.tensorflow

@@ -13,14 +13,24 @@ from pipeline.training.examples import KINDS, Recipe
 
 
 def test_options_become_the_trainers_command_line(tmp_path: Any) -> None:
-    words = ["stages=32:.5:.001,64:.5:1e-4", "pairs=2", "steps=6", "weight-decay=.1", "average=.99", "grid=false", "start=champion"]
+    words = [
+        "stages=32:.5:.001,64:.5:1e-4",
+        "pairs=2",
+        "steps=6",
+        "weight-decay=.1",
+        "average=.99",
+        "mask-target=boundary",
+        "grid=false",
+        "start=champion",
+    ]
     params = options.parsed(words)
 
     words = options.arguments(params, hours=3.0)
 
     chosen = fit.parse(["--faces", str(tmp_path), "--out", str(tmp_path), *words])
     assert (chosen.sizes, chosen.pairs, chosen.steps, chosen.weight_decay) == (((32, 0.5, 0.001), (64, 0.5, 0.0001)), 2, 6, 0.1)
-    assert fit.plan(chosen, "float32").average == 0.99
+    plan = fit.plan(chosen, "float32")
+    assert (plan.average, plan.mask_target) == (0.99, "boundary")
     assert not any("grid" in word or "start" in word for word in words)
     assert options.last_size(params) == 64
 
@@ -57,6 +67,7 @@ def test_where_and_how_it_runs_is_not_to_be_said(name: str) -> None:
         ("stages=--out", "option stages"),
         ("stages=32:1:.001 --out=/etc", "option stages"),
         ("optimizer=adam", "option optimizer"),
+        ("mask-target=edge", "option mask-target"),
         ("start=/etc/passwd", "option start"),
         ("start=../1", "option start"),
         ("start=a/b/1", "option start"),
