@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
 SERVERS = ("valkey", "s3", "database")
 """Not ours: what a deployment buys or is given."""
 _NAMES = (
@@ -25,12 +24,12 @@ _NAMES = (
 
 @dataclass(frozen=True)
 class Process:
-    """One process: whose it is, the seconds of processor time it has used, and its resident memory in bytes."""
+    """One process: whose it is, the seconds of processor time it has used, and the most memory it ever held, in bytes (VmHWM)."""
 
     pid: int
     name: str
     cpu_s: float
-    rss: int
+    peak: int
 
 
 def look(roots: list[int]) -> list[Process]:
@@ -43,11 +42,11 @@ def look(roots: list[int]) -> list[Process]:
         except OSError:
             continue
         parents[int(entry.name)] = int(fields[1])
-        found[int(entry.name)] = (command, (int(fields[11]) + int(fields[12])) * TICK_S, int(fields[21]) * PAGE)
+        found[int(entry.name)] = (command, (int(fields[11]) + int(fields[12])) * TICK_S)
     tree = [pid for pid in roots if pid in found]
     for pid in tree:
         tree += [child for child, parent in parents.items() if parent == pid and child not in tree]
-    return [Process(pid, _name(found[pid][0]), *found[pid][1:]) for pid in tree]
+    return [Process(pid, _name(found[pid][0]), found[pid][1], _peak(pid)) for pid in tree]
 
 
 def used(before: list[Process], after: list[Process]) -> Counter[str]:
@@ -60,11 +59,20 @@ def used(before: list[Process], after: list[Process]) -> Counter[str]:
 
 
 def memory(processes: list[Process]) -> dict[str, int]:
-    """Resident bytes of the largest process of each program."""
+    """Bytes that the largest process of each program held at its peak."""
     most: dict[str, int] = {}
     for process in processes:
-        most[process.name] = max(most.get(process.name, 0), process.rss)
+        most[process.name] = max(most.get(process.name, 0), process.peak)
     return most
+
+
+def _peak(pid: int) -> int:
+    """0 where the process has ended."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return int(found.group(1)) * 1024 if found else 0
 
 
 def _name(command: str) -> str:

@@ -20,6 +20,7 @@ from pipeline.jobs import Pixels
 
 ROUND = 24
 """So many pictures are one round of the mix: each kind and size as often as it should be."""
+SEED, PORTRAIT_SEED = 1, 7
 KINDS = ("one", "one", "group", "none")
 SIZES = {1: (1152, 864), 12: (4032, 3024)}
 GROUNDS = ("coffee.png", "rocket.jpg", "grass.png", "brick.png", "gravel.png")
@@ -35,7 +36,7 @@ class Sample:
     megapixels: int
 
 
-def mix(faces: Path | None, *, seed: int = 1, count: int = ROUND, largest: int = 12) -> list[Sample]:
+def mix(faces: Path | None, *, seed: int = SEED, count: int = ROUND, largest: int = 12) -> list[Sample]:
     """`count` pictures, of which every 8 hold each kind and size in its share. `largest`: 1 leaves out those of 12 megapixels."""
     rng = np.random.default_rng(seed)
     people, grounds = _people(faces), [_shipped(name) for name in GROUNDS]
@@ -47,7 +48,7 @@ def mix(faces: Path | None, *, seed: int = 1, count: int = ROUND, largest: int =
     return samples
 
 
-def portrait(faces: Path | None, seed: int = 7) -> bytes:
+def portrait(faces: Path | None, seed: int = PORTRAIT_SEED) -> bytes:
     """The photograph that latency is measured on: one face, one megapixel."""
     rng = np.random.default_rng(seed)
     return _jpeg(_picture(rng, "one", SIZES[1], _people(faces), [_shipped(GROUNDS[0])]))

@@ -39,7 +39,7 @@ def create(weights: Path, manipulated_from: float, temperature: float) -> Any:
         with one_at_a_time:
             image = cv2.imdecode(np.frombuffer(request.files["file"].read(), np.uint8), cv2.IMREAD_COLOR)
             grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-            answers = []
+            answers, meshes = [], 0
             for x, y, w, h in cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(30, 30)):
                 face = image[y : y + h, x : x + w]
                 rgb = cv2.cvtColor(face, cv2.COLOR_BGR2RGB)
@@ -48,6 +48,7 @@ def create(weights: Path, manipulated_from: float, temperature: float) -> Any:
                 score = float(1 / (1 + np.exp(-logit / temperature)))
                 if score >= manipulated_from:
                     found = mesh.process(rgb).multi_face_landmarks
+                    meshes += len(found or ())
                     for landmarks in found or ():
                         solutions.drawing_utils.draw_landmarks(
                             image=face,
@@ -58,7 +59,7 @@ def create(weights: Path, manipulated_from: float, temperature: float) -> Any:
                         )
                 answers.append({"box": [int(x), int(y), int(w), int(h)], "score": score})
             png = cv2.imencode(".png", image)[1].tobytes()
-            return jsonify({"faces": answers, "image": base64.b64encode(png).decode()})
+            return jsonify({"faces": answers, "meshes": meshes, "image": base64.b64encode(png).decode()})
 
     return app
 

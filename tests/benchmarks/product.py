@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -16,16 +18,17 @@ from typing import Any
 
 import psycopg
 import requests
+from redis import Redis
 from sqlalchemy import func, select
 
 from pipeline import registry
-from pipeline.database import Database, JobRow
-from pipeline.jobs import Status
+from pipeline.database import Database, FaceRow, JobRow
+from pipeline.jobs import Status, Verdict
 from pipeline.settings import Settings
 from pipeline.storage import Storage
 from tests.benchmarks import accounting
 from tests.fixtures.databases import PostgresServer, postgres_binaries
-from workers import embedded, orders
+from workers import embedded, orders, programs
 from workers.place import Place
 
 SENDERS = 4
@@ -47,6 +50,15 @@ class Run:
         return self.images / self.wall_s
 
 
+@dataclass(frozen=True)
+class Result:
+    """What the product says of one picture: its name, the scores of its faces in order, and how many of them were drawn on."""
+
+    name: str
+    scores: list[float]
+    drawn: int
+
+
 class Product:
     """The stack on a data directory, and its database beside it. As a context: up, with `model` judging."""
 
@@ -60,7 +72,7 @@ class Product:
         if self._kind == "postgresql":
             binaries = postgres_binaries()
             assert binaries is not None, "There is no PostgreSQL here."
-            self._postgres = PostgresServer(binaries)
+            self._postgres = PostgresServer(binaries, durable=True)
             self._postgres.start()
             with psycopg.connect(self._postgres.url.set(drivername="postgresql").render_as_string(), autocommit=True) as connection:
                 connection.execute("create database bench")
@@ -124,6 +136,32 @@ class Product:
             raise RuntimeError(f"{len(wrong)} pictures were not judged, the first one: {wrong[0].reason}")
         return jobs
 
+    def results(self, jobs: list[JobRow]) -> list[Result]:
+        """What each job says of its picture."""
+        named = {job.id: Path(job.key).name.partition("-")[2] for job in jobs}
+        scores: dict[str, list[float]] = {job: [] for job in named}
+        drawn: Counter[str] = Counter()
+        with self.db.read() as session:
+            for face in session.scalars(select(FaceRow).where(FaceRow.job_id.in_(named)).order_by(FaceRow.job_id, FaceRow.index)):
+                if face.score is not None:
+                    scores[face.job_id].append(face.score)
+                drawn[face.job_id] += face.verdict == Verdict.MANIPULATED.value
+        return [Result(named[job], scores[job], drawn[job]) for job in named]
+
+    def servers(self) -> dict[str, str]:
+        """The versions of the servers it runs on, and whether the database waits for the disk."""
+        with Redis.from_url(self.settings.broker_url) as broker:
+            told = broker.info("server")
+        versions = {"valkey": str(told.get("valkey_version") or told["redis_version"])}
+        said = subprocess.run([programs.weed_binary(), "version"], capture_output=True, text=True, check=False).stdout
+        versions["seaweedfs"] = " ".join(said.split()[:4])
+        if self._postgres is not None:
+            with self.db.engine.connect() as connection:
+                for name in ("server_version", "fsync", "synchronous_commit"):
+                    value = str(connection.exec_driver_sql(f"show {name}").scalar_one())
+                    versions["postgresql" if name == "server_version" else name] = value
+        return versions
+
     def latency(self, picture: bytes, count: int, patience_s: float = 30.0) -> list[float]:
         """Milliseconds from the start of an upload to the arrival of its webhook at a receiver, one upload at a time."""
         from webhooks.endpoints import register, remove
@@ -156,24 +194,44 @@ class Product:
         remove(self.db, endpoint.id)
         return taken
 
-    def overtaking(self, paths: list[Path], picture: bytes) -> dict[str, float]:
-        """A backlog is dropped, then somebody waits for one picture: seconds until the answer, and until the backlog is through."""
-        began = time.monotonic()
+    def overtaking(self, paths: list[Path], picture: bytes, repeats: int) -> dict[str, Any]:
+        """Somebody waits for one picture behind a backlog, so often; medians, each time itself, and the same with nobody ahead."""
+        idle, times = [], []
+        self._ask(picture)  # connections are open
+        for _ in range(repeats):
+            idle.append(round(self._ask(picture), 3))
+            times.append(self._overtaken(paths, picture))
+        middle = {name: statistics.median(one[name] for one in times) for name in ("behind", "answer_s", "backlog_s")}
+        return middle | {"idle_s": statistics.median(idle), "each": times, "each_idle_s": idle}
+
+    def _overtaken(self, paths: list[Path], picture: bytes) -> dict[str, float]:
+        """Seconds until the answer and until the backlog is through, both from the asking; `behind`: what waited or was at work then."""
+        self._post("/v1/queues/bulk/pause").raise_for_status()
         with ThreadPoolExecutor(SENDERS) as pool:
             keys = list(pool.map(lambda path: self.put(path.name, path.read_bytes()), paths))
-        asked = time.monotonic()
+        while self._open(keys) < len(keys):
+            time.sleep(0.05)
+        self._post("/v1/queues/bulk/resume").raise_for_status()
+        behind, asked = self._open(keys), time.time()
+        answer_s = self._ask(picture)
+        left = self._open(keys)
+        ended = max(job.finished_at or 0.0 for job in self.wait(keys, 600))
+        return {"behind": behind, "left": left, "answer_s": round(answer_s, 3), "backlog_s": round(ended - asked, 3)}
+
+    def _open(self, keys: list[str]) -> int:
+        """How many of them are jobs that are not over."""
+        with self.db.read() as session:
+            return int(session.execute(select(func.count()).where(JobRow.key.in_(keys), JobRow.status.not_in(OVER))).scalar_one())
+
+    def _ask(self, picture: bytes) -> float:
+        """Seconds until `/predict` answers."""
+        began = time.monotonic()
+        self._post("/predict", files={"file": ("now.jpg", picture)}).raise_for_status()
+        return time.monotonic() - began
+
+    def _post(self, route: str, **what: Any) -> requests.Response:
         headers = {} if self.settings.api_key is None else {"Authorization": f"Bearer {self.settings.api_key.get_secret_value()}"}
-        answer = requests.post(f"{self.settings.url}/predict", files={"file": ("now.jpg", picture)}, headers=headers, timeout=120)
-        answered = time.monotonic()
-        answer.raise_for_status()
-        self.wait(keys, 600)
-        through = time.monotonic()
-        return {
-            "behind": len(keys),
-            "answer_s": round(answered - asked, 3),
-            "backlog_s": round(through - began, 3),
-            "status": answer.status_code,
-        }
+        return requests.post(f"{self.settings.url}{route}", headers=headers, timeout=120, **what)
 
 
 def bench_model(folder: Path, manipulated_from: float | None = None) -> Path:

@@ -40,6 +40,8 @@ FIGURES: dict[str, Any] = {
         "commit": "13650a2",
     },
     "n": {"rounds": 3, "images": 48, "latency": 40, "backlog": 100_000},
+    "model": {"name": "unmask-resnet50", "version": "2026.11.3", "precision": "bf16", "input_size": 192},
+    "paper": {"n": 24, "faces": 61, "meshes": 9},
 }
 """As the bench writes them on two cores, as far as the picture shows them."""
 
@@ -70,6 +72,19 @@ def test_no_processor_time_is_left_out_whatever_a_program_is_called() -> None:
 
     assert picture.rows(figures)[-1].ms == pytest.approx(sum(figures["cpu_ms_by_program"].values()))
     assert any("consumer" in row.name for row in picture.rows(figures))
+
+
+def test_it_names_the_model_and_how_many_pictures_each_bar_is_of() -> None:
+    said = [text.get_text() for text in picture.chart(FIGURES).findobj(Text)]
+
+    assert [text.rpartition(", ")[2] for text in said if "a second" in text] == ["n=48", "n=48", "n=24"]
+    assert any("unmask-resnet50 2026.11.3 in bf16" in text for text in said)
+
+
+def test_the_rest_of_the_loop_is_never_less_than_nothing() -> None:
+    figures = FIGURES | {"bare_cpu_ms_per_image": 290.0}  # the steps took 291.1
+
+    assert next(row.ms for row in picture.rows(figures) if "rest" in row.name) == 0
 
 
 @pytest.mark.parametrize("figures", [FIGURES, without_paper()], ids=["all three", "without the paper's server"])
