@@ -1,7 +1,7 @@
 """Labelled pictures and videos of others: FaceForensics++ in its own layout, `real/` and `fake/` folders, or a manifest.
 
-Everything becomes a list of `Record`s. What may be trained on what is checked here: an identity that appears in two splits
-is an error, because a network that has seen a face knows it again.
+Everything becomes a list of `Record`s. What may be trained on what is checked here: an identity or a file that appears in two
+splits is an error, because a network that has seen a face knows it again.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Record:
 def load(root: Path, *, compression: str = "c23") -> list[Record]:
     """The records of whatever `root` is: a manifest file, a FaceForensics++ tree, or a folder with `real/` and `fake/`.
 
-    `compression` is which of FaceForensics++'s is taken; nothing else has any. Sorted by path, with identities checked against the
-    splits. Raises DatasetError.
+    `compression` is which of FaceForensics++'s is taken; nothing else has any. Sorted by path, with identities and contents checked
+    against the splits. Raises DatasetError.
     """
     if root.is_file():
         records = manifest(root)
@@ -78,13 +78,17 @@ def load(root: Path, *, compression: str = "c23") -> list[Record]:
             f"{root} is no data set: expected a .csv or .jsonl manifest, FaceForensics++'s original_sequences/, or folders real/ and fake/."
         )
     must_be_disjoint(records)
+    must_not_repeat(records)
     return sorted(records, key=lambda record: str(record.path))
 
 
 def in_splits(root: Path, *, compression: str = "c23") -> list[Record]:
     """The records of a data set; one without any splits is split by identity (seed 0), never by picture. Raises DatasetError."""
     records = load(root, compression=compression)
-    return records if any(record.split for record in records) else split_by_identity(records, seed=0)
+    if not any(record.split for record in records):
+        records = split_by_identity(records, seed=0)
+        must_not_repeat(records)
+    return records
 
 
 def folders(root: Path) -> list[Record]:
@@ -168,7 +172,7 @@ def index(folder: Path) -> list[dict[str, str]]:
     """The rows of `folder/faces.csv`, in the order of their paths, whatever order they were written in.
 
     Each has at least path, identity and split. Raises FileNotFoundError where there is no index, and DatasetError where a column is
-    missing or somebody is in two splits.
+    missing, or somebody or a file is in two splits.
     """
     place = folder / "faces.csv"
     try:
@@ -179,7 +183,9 @@ def index(folder: Path) -> list[dict[str, str]]:
     for column in ("path", "identity", "split"):
         if column not in (table.fieldnames or ()):
             raise DatasetError(f"{place} has no column {column}: it needs path, identity and split.")
-    must_be_disjoint(Record(folder / row["path"], False, row["identity"], split=row["split"]) for row in rows)
+    records = [Record(folder / row["path"], False, row["identity"], split=row["split"]) for row in rows]
+    must_be_disjoint(records)
+    must_not_repeat(records)
     return sorted(rows, key=lambda row: (row["path"], row["identity"]))
 
 
@@ -223,6 +229,27 @@ def must_be_disjoint(records: Iterable[Record]) -> None:
             other = seen.setdefault(key, record.split)
             if other != record.split:
                 raise DatasetError(f"In the data set, {key} is in two splits, {other} and {record.split}: a test would know the face.")
+
+
+def must_not_repeat(records: Iterable[Record]) -> None:
+    """Raise DatasetError when the same file, or folder of frames, is in two splits, whatever it is called there.
+
+    Only what is as large as something in another split is read. What is empty or not there is refused where it is opened.
+    """
+    sized = [(record, _size(record.path)) for record in records if record.split]
+    splits: dict[int, set[str]] = {}
+    for record, size in sized:
+        splits.setdefault(size, set()).add(record.split)
+    seen: dict[str, Record] = {}
+    for record, size in sized:
+        if not size or len(splits[size]) == 1:
+            continue
+        other = seen.setdefault(_hash(record.path), record)
+        if other.split != record.split:
+            raise DatasetError(
+                f"In the data set, the file {record.path} of the split {record.split} is {other.path} of the split {other.split} again: "
+                "a test would know the face."
+            )
 
 
 def split_by_identity(records: Sequence[Record], *, seed: int, val: float = 0.15, test: float = 0.15) -> list[Record]:
@@ -319,6 +346,14 @@ def _sequence(place: Path, name: str) -> Path | None:
         if candidate.exists():
             return candidate
     return None
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file or of the files in a folder; 0 where there is nothing."""
+    try:
+        return sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _hash(path: Path) -> str:

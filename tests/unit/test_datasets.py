@@ -26,12 +26,12 @@ def _picture(path: Path, shade: int = 90) -> Path:
     return path
 
 
-def _video(path: Path, frames: int = 50) -> Path:
-    """Frame k is all of brightness 4k."""
+def _video(path: Path, frames: int = 50, darkest: int = 0) -> Path:
+    """Frame k is all of brightness 4k, and more where the darkest is not black."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
     for k in range(frames):
-        writer.write(np.full((48, 64, 3), 4 * k, np.uint8))
+        writer.write(np.full((48, 64, 3), 4 * k + darkest, np.uint8))
     writer.release()
     return path
 
@@ -80,7 +80,7 @@ def test_frames_of_a_clip_stay_in_one_split(tmp_path: Path) -> None:
         for frame in range(4):
             for side in ("real", "fake/swap"):
                 (tmp_path / f"{side}/clip{clip}").mkdir(parents=True, exist_ok=True)
-                (tmp_path / f"{side}/clip{clip}/{frame:04}.png").write_bytes(b"a frame")
+                (tmp_path / f"{side}/clip{clip}/{frame:04}.png").write_bytes(f"frame {frame} of {clip}".encode())
     (tmp_path / "real/alone.png").write_bytes(b"a picture")
     (tmp_path / "fake/swap/alone too.png").write_bytes(b"a picture")
     # When they are split
@@ -98,7 +98,7 @@ def test_one_or_two_sub_folders_are_collections_of_pictures_by_themselves(tmp_pa
     for place in ("real/one", "real/other", "fake/swap"):
         (tmp_path / place).mkdir(parents=True)
         for number in range(20):
-            (tmp_path / f"{place}/{number:05}.jpg").write_bytes(b"a picture")
+            (tmp_path / f"{place}/{number:05}.jpg").write_bytes(f"picture {number}".encode())
     assert {record.identity for record in datasets.load(tmp_path)} == {""}
     assert {record.split for record in datasets.in_splits(tmp_path) if record.path.parent.name == "one"} == {"train", "val", "test"}
 
@@ -160,9 +160,9 @@ def faceforensics(tmp_path: Path) -> Path:
         (tmp_path / "splits").mkdir(exist_ok=True)
         (tmp_path / "splits" / f"{split}.json").write_text(json.dumps(pairs))
     for name in ("000", "001", "002", "003"):
-        _video(tmp_path / f"original_sequences/youtube/c23/videos/{name}.mp4", 3)
+        _video(tmp_path / f"original_sequences/youtube/c23/videos/{name}.mp4", 3, 60 * int(name))
     for name in ("000_001", "001_000", "002_003", "003_002"):
-        _video(tmp_path / f"manipulated_sequences/FaceSwap/c23/videos/{name}.mp4", 3)
+        _video(tmp_path / f"manipulated_sequences/FaceSwap/c23/videos/{name}.mp4", 3, 60 * int(name[:3]) + 30)
     for k in range(4):
         _picture(tmp_path / f"manipulated_sequences/NeuralTextures/c23/images/000_001/{k:04}.png", k)
     return tmp_path
@@ -227,6 +227,59 @@ def test_the_same_file_in_two_splits_is_an_error(tmp_path: Path) -> None:
     second.write_bytes(first.read_bytes())
     with pytest.raises(DatasetError, match="the file"):
         datasets.hashed([Record(first, False, "anna", split="train"), Record(second, False, "ben", split="val")])
+
+
+def test_a_picture_of_the_test_split_is_not_learnt_from_under_another_name(tmp_path: Path) -> None:
+    # Given two people of one split each, one of whom is shown by the other's very picture
+    for name, content in (("a.png", b"a face"), ("b.png", b"a face"), ("c.png", b"a 2nd!"), ("d.png", b"another face")):
+        (tmp_path / name).write_bytes(content)
+    rows = "path,label,identity,split\na.png,real,anna,train\nc.png,fake,anna,train\nd.png,real,ben,test\n"
+    (tmp_path / "m.csv").write_text(rows)
+    assert len(feeding.training_records(tmp_path / "m.csv")) == 2
+    (tmp_path / "m.csv").write_text(rows + "b.png,real,ben,test\n")
+    # Then neither a training nor a measurement takes them, though each looks at one split alone
+    for take in (feeding.training_records, datasets.load):
+        with pytest.raises(DatasetError, match=r"the file .*b\.png of the split test is .*a\.png of the split train again"):
+            take(tmp_path / "m.csv")
+
+
+def test_a_file_repeated_under_another_name_is_not_shared_out_to_two_splits(tmp_path: Path) -> None:
+    for k in range(20):
+        (tmp_path / "real").mkdir(exist_ok=True)
+        (tmp_path / f"real/{k}.png").write_bytes(b"the same face")
+    with pytest.raises(DatasetError, match="again"):
+        feeding.training_records(tmp_path)
+
+
+def test_the_same_folder_of_frames_in_two_splits_is_an_error(tmp_path: Path) -> None:
+    for clip in ("one", "other"):
+        (tmp_path / clip).mkdir()
+        for frame in range(3):
+            (tmp_path / clip / f"{frame}.png").write_bytes(f"frame {frame}".encode())
+    (tmp_path / "m.csv").write_text("path,label,split\none,real,train\nother,real,val\n")
+    with pytest.raises(DatasetError, match=r"other of the split val is .*one of the split train"):
+        datasets.in_splits(tmp_path / "m.csv")
+
+
+def test_an_index_may_not_have_a_photograph_in_two_splits(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"a face")
+    (tmp_path / "b.png").write_bytes(b"a face")
+    rows = "path,identity,split\na.png,anna,train\n"
+    (tmp_path / "faces.csv").write_text(f"{rows}b.png,anna,train\n")
+    assert len(datasets.index(tmp_path)) == 2
+    (tmp_path / "faces.csv").write_text(f"{rows}b.png,ben,test\n")
+    with pytest.raises(DatasetError, match=r"b\.png of the split test"):
+        datasets.index(tmp_path)
+
+
+def test_only_files_as_large_as_one_of_another_split_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "bb", "ccc", "ddd"):
+        (tmp_path / name).write_bytes(name.encode())
+    splits = {"a": "train", "bb": "test", "ccc": "train", "ddd": "val", "gone": "test"}
+    read: list[str] = []
+    monkeypatch.setattr(datasets, "_hash", lambda path: read.append(path.name) or path.name)
+    datasets.must_not_repeat(Record(tmp_path / name, False, split=split) for name, split in splits.items())
+    assert read == ["ccc", "ddd"]
 
 
 def test_splitting_keeps_people_who_are_seen_together_together() -> None:

@@ -158,8 +158,8 @@ def test_reals_alone_give_a_false_positive_rate_and_no_auc(green: Any, somebody:
 
 
 def test_a_manifest_takes_only_the_split_asked_for(green: Any, somebody: None, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        _faces(tmp_path / f"{name}.png", SKIN, SKIN)
+    for k, name in enumerate(("a", "b")):
+        _faces(tmp_path / f"{name}.png", SKIN, SKIN, k)
     (tmp_path / "m.csv").write_text("path,label,identity,split\na.png,real,anna,train\nb.png,real,ben,test\n")
     assert evaluation.evaluate(green, tmp_path / "m.csv", grid=False, cut=crops.Cut(min_blur=0))["sets"]["real"]["n"] == 1
     with pytest.raises(DatasetError, match="split val"):
