@@ -212,16 +212,18 @@ class Product:
         while self._open(keys) < len(keys):
             time.sleep(0.05)
         self._post("/v1/queues/bulk/resume").raise_for_status()
+        while not self._open(keys, JobRow.fence > 0):  # the sweeper wakes them: the backlog is at work when somebody asks
+            time.sleep(0.02)
         behind, asked = self._open(keys), time.time()
         answer_s = self._ask(picture)
         left = self._open(keys)
         ended = max(job.finished_at or 0.0 for job in self.wait(keys, 600))
         return {"behind": behind, "left": left, "answer_s": round(answer_s, 3), "backlog_s": round(ended - asked, 3)}
 
-    def _open(self, keys: list[str]) -> int:
-        """How many of them are jobs that are not over."""
+    def _open(self, keys: list[str], *which: Any) -> int:
+        """How many of them are jobs that are not over, and `which` holds for."""
         with self.db.read() as session:
-            return int(session.execute(select(func.count()).where(JobRow.key.in_(keys), JobRow.status.not_in(OVER))).scalar_one())
+            return int(session.execute(select(func.count()).where(JobRow.key.in_(keys), JobRow.status.not_in(OVER), *which)).scalar_one())
 
     def _ask(self, picture: bytes) -> float:
         """Seconds until `/predict` answers."""
