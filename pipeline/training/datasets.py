@@ -10,9 +10,13 @@ import csv
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 PICTURES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".avifs", ".bmp", ".gif", ".tif", ".tiff"),
@@ -79,6 +83,8 @@ def load(root: Path, *, compression: str = "c23") -> list[Record]:
         )
     must_be_disjoint(records)
     must_not_repeat(records)
+    if any(record.split and not record.people for record in records):
+        _warn(f"{root} does not say of all pictures who is seen: that nobody is in two splits cannot be checked there.")
     return sorted(records, key=lambda record: str(record.path))
 
 
@@ -88,6 +94,8 @@ def in_splits(root: Path, *, compression: str = "c23") -> list[Record]:
     if not any(record.split for record in records):
         records = split_by_identity(records, seed=0)
         must_not_repeat(records)
+        if root.is_dir() or not all(record.people for record in records):
+            _warn(f"Who is seen in {root} is guessed from names of files and folders: somebody may be in two splits. A manifest says it.")
     return records
 
 
@@ -96,7 +104,8 @@ def folders(root: Path) -> list[Record]:
 
     Pictures in sub-folders (`real/clip`, `fake/method/clip`) are taken for frames of one clip each, and so for one identity: what shows
     one person must not be in two splits. One or two sub-folders are collections, of pictures by themselves. Where more of them hold
-    many people, a manifest can say who they are. Raises DatasetError.
+    many people, a manifest can say who they are. A fake named `a_b` is of the people a and b, if a clip or a file is named so.
+    Raises DatasetError.
     """
     records = []
     for fake, place in ((False, root / "real"), (True, root / "fake")):
@@ -115,7 +124,24 @@ def folders(root: Path) -> list[Record]:
             f"There are no pictures or videos under {root / 'real'} or {root / 'fake'}"
             + (f", only {others} file{'s' * (others > 1)} of other kinds." if others else ".")
         )
-    return records
+    return _paired(records, root.resolve().name)
+
+
+def _paired(records: Sequence[Record], root: str) -> list[Record]:
+    """The records, with fakes named after two others as FaceForensics++ names them, `000_003`, being of the people of both."""
+    names = [record.identity.rpartition("/")[2] or record.path.stem for record in records]
+    clips: dict[str, set[str]] = {name: set() for name in names}
+    for record, name in zip(records, names, strict=True):
+        clips[name] |= {record.identity or f"{root}/{name}".replace("+", " ")}
+    pairs = [name.split("_") if record.fake and name.count("_") == 1 else [] for record, name in zip(records, names, strict=True)]
+    mixed = {name for pair in pairs for name in pair if name in clips}
+    found = []
+    for record, name, pair in zip(records, names, pairs, strict=True):
+        people = [person for part in pair for person in sorted(clips.get(part, ()))]
+        if not people and name in mixed:
+            people = [record.identity] if record.identity else sorted(clips[name])
+        found.append(replace(record, identity="+".join(dict.fromkeys(people))) if people else record)
+    return found
 
 
 def passed_over(root: Path) -> int:
@@ -346,6 +372,12 @@ def _sequence(place: Path, name: str) -> Path | None:
         if candidate.exists():
             return candidate
     return None
+
+
+@cache
+def _warn(sentence: str) -> None:
+    """Into the log, once a process: a data set is read several times."""
+    log.warning(sentence)
 
 
 def _size(path: Path) -> int:

@@ -94,6 +94,54 @@ def test_frames_of_a_clip_stay_in_one_split(tmp_path: Path) -> None:
     assert {record.path.name for record in found if not record.identity} == {"alone.png", "alone too.png"}
 
 
+def test_a_fake_of_two_clips_is_in_their_split(tmp_path: Path) -> None:
+    # Given FaceForensics++ as frames in plain folders: pairs of reals, and the fakes of one by the other
+    for a in range(0, 40, 2):
+        for place in (f"real/{a:03}", f"real/{a + 1:03}", f"fake/DF/{a:03}_{a + 1:03}", f"fake/DF/{a + 1:03}_{a:03}"):
+            (tmp_path / place).mkdir(parents=True)
+            (tmp_path / place / "0000.png").write_bytes(place.encode())
+    # When they are split
+    found = datasets.in_splits(tmp_path)
+    # Then whoever is in a fake is in no other split
+    assert {record.split for record in found} == set(datasets.SPLITS)
+    splits = {record.path.parent.name: record.split for record in found}
+    assert all(splits[name] == splits[name[:3]] == splits[name[4:]] for name in splits if "_" in name)
+    assert {r.identity for r in found if r.path.parent.name == "000_001"} == {f"{tmp_path.name}/000+{tmp_path.name}/001"}
+
+
+def test_a_fake_video_is_in_the_split_of_the_videos_it_is_named_after(tmp_path: Path) -> None:
+    for name in ("real/000.mp4", "real/003.mp4", "real/holiday_1.mp4", "fake/DF/000_003.mp4", "fake/FS/003.avi", "fake/DF/alone_1.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    found = {record.path.name: record.people for record in datasets.load(tmp_path)}
+    first, second = (f"{tmp_path.name}/{name}" for name in ("000", "003"))
+    assert (found["000.mp4"], found["003.mp4"], found["003.avi"]) == ({first}, {second}, {second})
+    assert found["000_003.mp4"] == {first, second}
+    assert not found["holiday_1.mp4"] | found["alone_1.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("a.png,real,anna,train\nb.png,fake,,test\n", "cannot be checked"),
+        ("a.png,real,anna,\nb.png,fake,,\n", "may be in two splits"),
+        ("a.png,real,anna,train\nb.png,fake,ben,test\n", ""),
+    ],
+)
+def test_where_nobody_says_who_is_seen_that_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: str, said: str) -> None:
+    (tmp_path / "m.csv").write_text(f"path,label,identity,split\n{rows}")
+    for _ in range(2):
+        datasets.in_splits(tmp_path / "m.csv")
+    assert len(caplog.messages) == bool(said)
+    assert said in caplog.text
+
+
+def test_people_in_plain_folders_are_guessed_and_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _picture(tmp_path / "real/a.png")
+    datasets.in_splits(tmp_path)
+    assert "guessed from names" in caplog.text
+
+
 def test_one_or_two_sub_folders_are_collections_of_pictures_by_themselves(tmp_path: Path) -> None:
     for place in ("real/one", "real/other", "fake/swap"):
         (tmp_path / place).mkdir(parents=True)
