@@ -74,19 +74,29 @@ class Cut:
         return extract(pixels, detector=find, size=self.size, margin=self.margin, min_face_px=self.min_face_px, **limits)
 
 
-def pictures(record: Record, cut: Cut, *, frames: int = FRAMES) -> Iterator[Pixels]:
+def pictures(record: Record, cut: Cut, *, frames: int = FRAMES) -> Iterator[Pixels | None]:
     """The upright pictures of a record: one, or `frames` of a video or of a folder of frames, evenly spread.
 
-    Raises ImageRefused for a picture that serving would refuse too, DatasetError for a video that cannot be read.
+    None stands for a picture that serving would refuse too, for a video that cannot be read, and for a folder without frames: one
+    damaged frame must not cost the others of its clip.
     """
     if record.path.is_dir():
         files = sorted(path for path in record.path.iterdir() if path.suffix.lower() in PICTURES)
-        for number in spread(len(files), frames):
-            yield images.read(files[number].read_bytes(), cut.limits).pixels
+        yield from (_read(files[number], cut) for number in spread(len(files), frames)) if files else [None]
     elif record.moving:
-        yield from video_frames(record.path, frames)
+        try:
+            yield from video_frames(record.path, frames)
+        except DatasetError:
+            yield None
     else:
-        yield images.read(record.path.read_bytes(), cut.limits).pixels
+        yield _read(record.path, cut)
+
+
+def _read(path: Path, cut: Cut) -> Pixels | None:
+    try:
+        return images.read(path.read_bytes(), cut.limits).pixels
+    except images.ImageRefused:
+        return None
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -148,15 +158,15 @@ def cut_record(record: Record, cut: Cut, find: Detector, *, frames: int = FRAMES
     """
     found: list[Pixels] = []
     why: Counter[str] = Counter()
-    try:
-        for pixels in pictures(record, cut, frames=frames):
-            faces = cut.faces(pixels, find)
-            if largest:
-                faces = sorted(faces, key=lambda face: -face.box.w * face.box.h)[:1]
-            found += [face.crop for face in faces if face.crop is not None]
-            why.update([face.reason.value for face in faces if face.reason] if faces else ["no_face"])
-    except (images.ImageRefused, DatasetError):
-        why["refused"] += 1
+    for pixels in pictures(record, cut, frames=frames):
+        if pixels is None:
+            why["refused"] += 1
+            continue
+        faces = cut.faces(pixels, find)
+        if largest:
+            faces = sorted(faces, key=lambda face: -face.box.w * face.box.h)[:1]
+        found += [face.crop for face in faces if face.crop is not None]
+        why.update([face.reason.value for face in faces if face.reason] if faces else ["no_face"])
     return found, "" if found else why.most_common(1)[0][0] if why else "refused"
 
 

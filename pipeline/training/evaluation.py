@@ -27,7 +27,6 @@ import numpy.typing as npt
 from pipeline.card import ModelError
 from pipeline.classification import Classifier
 from pipeline.extraction import crop
-from pipeline.images import ImageRefused
 from pipeline.jobs import Box, Pixels
 from pipeline.training import augmentation, calibration, datasets, examples, portraits, report
 from pipeline.training.crops import FRAMES, Cut, pictures
@@ -183,21 +182,18 @@ def found_sets(
     rows: dict[Condition, list[tuple[Record, float]]] = {condition: [] for condition in conditions}
     failed: dict[str, Counter[str]] = {}
     for record in watch(records, "pictures"):
-        try:
-            for pixels in pictures(record, cut, frames=frames):
-                faces = cut.faces(pixels, find)
-                judged = [face for face in faces if face.crop is not None]
-                if not judged:
-                    why = next((face.reason.value for face in faces if face.reason), "no_face")
-                    failed.setdefault(record.manipulation, Counter())[why] += 1
-                    continue
-                boxes = [face.box for face in judged]
-                every = [_degraded(pixels, boxes, condition, cut) for condition in conditions]
-                scores = score([crop for crops in every for crop in crops]).reshape(len(conditions), len(boxes)).max(axis=1)
-                for condition, value in zip(conditions, scores.tolist(), strict=True):
-                    rows[condition].append((record, value))
-        except (ImageRefused, DatasetError):
-            failed.setdefault(record.manipulation, Counter())["refused"] += 1
+        for pixels in pictures(record, cut, frames=frames):
+            faces = [] if pixels is None else cut.faces(pixels, find)
+            judged = [face for face in faces if face.crop is not None]
+            if pixels is None or not judged:
+                why = "refused" if pixels is None else next((face.reason.value for face in faces if face.reason), "no_face")
+                failed.setdefault(record.manipulation, Counter())[why] += 1
+                continue
+            boxes = [face.box for face in judged]
+            every = [_degraded(pixels, boxes, condition, cut) for condition in conditions]
+            scores = score([crop for crops in every for crop in crops]).reshape(len(conditions), len(boxes)).max(axis=1)
+            for condition, value in zip(conditions, scores.tolist(), strict=True):
+                rows[condition].append((record, value))
     methods = sorted({record.manipulation for record in records if record.fake}) or ["real"]
     return {
         method: {

@@ -15,8 +15,9 @@ from PIL import Image
 from pipeline import formats
 from pipeline.extraction import Detection, crop
 from pipeline.jobs import Box
-from pipeline.training import crops, datasets, feeding, fit
+from pipeline.training import crops, datasets, evaluation, feeding, fit
 from pipeline.training.datasets import DatasetError, Record
+from pipeline.training.figures import CLEAN
 
 
 def _picture(path: Path, shade: int = 90) -> Path:
@@ -405,3 +406,18 @@ def test_pictures_without_a_judgeable_face_are_counted(tmp_path: Path, cut: crop
     _picture(tmp_path / "real/a.png")
     records = datasets.hashed(datasets.load(tmp_path))
     assert crops.cached(records, tmp_path / "cache", replace(cut, min_face_px=100)).failed == {"face_too_small": 1}
+
+
+def test_a_damaged_frame_costs_only_itself(tmp_path: Path, cut: crops.Cut) -> None:
+    # Given a clip of ten frames, of which one is damaged, and one without any frame
+    for k in range(10):
+        _picture(tmp_path / f"clip/{k}.png", k)
+    (tmp_path / "clip/2.png").write_bytes(b"broken")
+    (tmp_path / "empty").mkdir()
+    # Then training has the nine others, and measuring has them too and counts the tenth
+    found, why = crops.cut_record(clip := Record(tmp_path / "clip", True, "anna", "swap"), cut, cut.find())
+    assert (len(found), why) == (9, "")
+    assert crops.cut_record(Record(tmp_path / "empty", False), cut, cut.find()) == ([], "refused")
+    records = [clip, Record(tmp_path / "empty", False, "ben")]
+    measured = evaluation.found_sets(lambda faces: np.zeros(len(list(faces))), records, cut, [CLEAN])["swap"][CLEAN]  # type: ignore[arg-type,return-value]
+    assert (len(measured.scores), measured.failed) == (9, {"refused": 2})
