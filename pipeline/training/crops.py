@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 import cv2
@@ -28,6 +31,8 @@ FRAMES = 32
 """Frames of a video, as the field samples FaceForensics++."""
 SHARD = 32
 """Records in a shard: of videos, about 150 MB."""
+OPEN = 64
+"""Shards that a process holds open, each by a file descriptor, of which it may often have no more than 1,024."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +138,12 @@ def video_frames(path: Path, count: int = FRAMES) -> Iterator[Pixels]:
 class Crops:
     """What was cut, on disk: `crops[k]` is (s, s, 3) uint8, read when asked for.
 
-    `record` (n,): the number of each crop's record. `failed`: records without any face that could be judged, by reason.
+    `shards`: the files; `ends`: how many crops there are up to the end of each. `record` (n,): the number of each crop's record.
+    `failed`: records without any face that could be judged, by reason.
     """
 
-    shards: tuple[Pixels, ...]
+    shards: tuple[Path, ...]
+    ends: tuple[int, ...]
     record: npt.NDArray[np.int64]
     failed: dict[str, int]
 
@@ -144,11 +151,16 @@ class Crops:
         return len(self.record)
 
     def __getitem__(self, number: int) -> Pixels:
-        for shard in self.shards:
-            if number < len(shard):
-                return np.array(shard[number])
-            number -= len(shard)
-        raise IndexError(number)
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        shard = bisect_right(self.ends, number)
+        return np.array(_opened(self.shards[shard])[number - (self.ends[shard - 1] if shard else 0)])
+
+
+@lru_cache(OPEN)
+def _opened(shard: Path) -> Pixels:
+    found: Pixels = np.load(shard, mmap_mode="r")
+    return found
 
 
 def cut_record(record: Record, cut: Cut, find: Detector, *, frames: int = FRAMES, largest: bool = True) -> tuple[list[Pixels], str]:
@@ -185,7 +197,8 @@ def cached(
     place = folder / _key(records, cut, frames)
     place.mkdir(parents=True, exist_ok=True)
     find = cut.find()
-    shards: list[Pixels] = []
+    shards: list[Path] = []
+    lengths: list[int] = []
     numbers: list[int] = []
     failed: Counter[str] = Counter()
     for start in range(0, len(records), SHARD):
@@ -193,10 +206,11 @@ def cached(
         if not facts.exists():
             _write_shard(facts, watch(records[start : start + SHARD]), cut, find, frames)
         told = json.loads(facts.read_text())
-        shards.append(np.load(facts.with_suffix(".npy"), mmap_mode="r"))
+        shards.append(facts.with_suffix(".npy"))
+        lengths.append(len(told["record"]))
         numbers += [start + number for number in told["record"]]
         failed.update(told["failed"])
-    return Crops(tuple(shards), np.array(numbers, np.int64), dict(failed))
+    return Crops(tuple(shards), tuple(accumulate(lengths)), np.array(numbers, np.int64), dict(failed))
 
 
 def _write_shard(facts: Path, records: Iterable[Record], cut: Cut, find: Detector, frames: int) -> None:

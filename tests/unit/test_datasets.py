@@ -421,3 +421,23 @@ def test_a_damaged_frame_costs_only_itself(tmp_path: Path, cut: crops.Cut) -> No
     records = [clip, Record(tmp_path / "empty", False, "ben")]
     measured = evaluation.found_sets(lambda faces: np.zeros(len(list(faces))), records, cut, [CLEAN])["swap"][CLEAN]  # type: ignore[arg-type,return-value]
     assert (len(measured.scores), measured.failed) == (9, {"refused": 2})
+
+
+def test_many_shards_are_found_without_holding_all_of_them_open(tmp_path: Path, cut: crops.Cut, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a data set of more shards than are held open, one of them without a crop
+    monkeypatch.setattr(crops, "SHARD", 1)
+    for k in range(2 * crops.OPEN):
+        _picture(tmp_path / f"real/{k:03}.png", k)
+    (tmp_path / "real/005.png").write_bytes(b"broken")
+    records = datasets.hashed(datasets.load(tmp_path))
+    before = sum(1 for _ in Path("/dev/fd").iterdir())
+    # When all crops are taken
+    found = crops.cached(records, tmp_path / "cache", cut)
+    taken = [found[k] for k in range(len(found))]
+    # Then each is its record's
+    assert sum(1 for _ in Path("/dev/fd").iterdir()) - before <= crops.OPEN
+    for record, pixels in zip(found.record, taken, strict=True):
+        np.testing.assert_array_equal(pixels, crops.cut_record(records[record], cut, _somebody)[0][0])
+    for number in (-1, len(found)):
+        with pytest.raises(IndexError):
+            found[number]
