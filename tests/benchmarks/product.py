@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -209,11 +210,10 @@ class Product:
         self._post("/v1/queues/bulk/pause").raise_for_status()
         with ThreadPoolExecutor(SENDERS) as pool:
             keys = list(pool.map(lambda path: self.put(path.name, path.read_bytes()), paths))
-        while self._open(keys) < len(keys):
-            time.sleep(0.05)
+        _await(lambda: self._open(keys) == len(keys), "Not every upload became a job.")
         self._post("/v1/queues/bulk/resume").raise_for_status()
-        while not self._open(keys, JobRow.fence > 0):  # the sweeper wakes them: the backlog is at work when somebody asks
-            time.sleep(0.02)
+        # the sweeper wakes them: the backlog is at work when somebody asks
+        _await(lambda: self._open(keys, JobRow.fence > 0) > 0, "Nobody took a job of the backlog.")
         behind, asked = self._open(keys), time.time()
         answer_s = self._ask(picture)
         left = self._open(keys)
@@ -234,6 +234,14 @@ class Product:
     def _post(self, route: str, **what: Any) -> requests.Response:
         headers = {} if self.settings.api_key is None else {"Authorization": f"Bearer {self.settings.api_key.get_secret_value()}"}
         return requests.post(f"{self.settings.url}{route}", headers=headers, timeout=120, **what)
+
+
+def _await(true: Callable[[], bool], otherwise: str, patience_s: float = 120.0) -> None:
+    until = time.monotonic() + patience_s
+    while not true():
+        if time.monotonic() > until:
+            raise TimeoutError(otherwise)
+        time.sleep(0.02)
 
 
 def bench_model(folder: Path, manipulated_from: float | None = None) -> Path:
