@@ -1,6 +1,7 @@
 """From records to crops: frames out of videos, faces by the very functions that serving uses, and a cache of what was cut.
 
-A cache is a folder of shards, `00000.npy` with `00000.json` and on, named by a hash of everything that decides what is in it.
+A cache is a folder of shards, `00000.npy` with `00000.json` and on, named by a hash of what decides what is in it: the contents of the
+records, the settings, and the versions of this product and of the libraries that decode, look and cut.
 A build that was interrupted goes on where it stopped; one that is complete is read without looking at a single picture.
 """
 
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from pathlib import Path
 
@@ -25,7 +27,8 @@ from pipeline import images
 from pipeline.extraction import Detector, detector, extract
 from pipeline.jobs import Face, Pixels
 from pipeline.settings import Settings
-from pipeline.training.datasets import PICTURES, DatasetError, Record
+from pipeline.training import datasets
+from pipeline.training.datasets import DatasetError, Record
 
 FRAMES = 32
 """Frames of a video, as the field samples FaceForensics++."""
@@ -86,7 +89,7 @@ def pictures(record: Record, cut: Cut, *, frames: int = FRAMES) -> Iterator[Pixe
     damaged frame must not cost the others of its clip.
     """
     if record.path.is_dir():
-        files = sorted(path for path in record.path.iterdir() if path.suffix.lower() in PICTURES)
+        files = datasets.frames(record.path)
         yield from (_read(files[number], cut) for number in spread(len(files), frames)) if files else [None]
     elif record.moving:
         try:
@@ -233,5 +236,13 @@ def _write_shard(facts: Path, records: Iterable[Record], cut: Cut, find: Detecto
 def _key(records: Sequence[Record], cut: Cut, frames: int) -> str:
     if not all(record.sha256 for record in records):
         raise DatasetError("Crops are cached by content: the records need their hashes first.")
-    told = json.dumps([asdict(cut), frames, [record.sha256 for record in records]], sort_keys=True)
+    versions = {name: _version(name) for name in ("unmask", "mediapipe", "openvino", "pillow")} | {"opencv": cv2.__version__}
+    told = json.dumps([asdict(cut), frames, versions, [record.sha256 for record in records]], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:20]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # the trainer's interpreter may have the files alone
+        return "unknown"

@@ -75,7 +75,7 @@ def load(root: Path, *, compression: str = "c23") -> list[Record]:
         records = manifest(root)
     elif (root / "original_sequences").is_dir():
         records = faceforensics(root, compression=compression)
-    elif (root / "real").is_dir() or (root / "fake").is_dir():
+    elif _sides(root):
         records = folders(root)
     else:
         raise DatasetError(
@@ -100,7 +100,8 @@ def in_splits(root: Path, *, compression: str = "c23") -> list[Record]:
 
 
 def folders(root: Path) -> list[Record]:
-    """Pictures and videos under `root/real` and `root/fake`; the sub-folders of `fake` name the manipulations.
+    """Pictures and videos under `root/real` and `root/fake`, in any case; the sub-folders of `fake` name the manipulations. Hidden files
+    and folders are left alone.
 
     Pictures in sub-folders (`real/clip`, `fake/method/clip`) are taken for frames of one clip each, and so for one identity: what shows
     one person must not be in two splits. One or two sub-folders are collections, of pictures by themselves. Where more of them hold
@@ -108,7 +109,8 @@ def folders(root: Path) -> list[Record]:
     Raises DatasetError.
     """
     records = []
-    for fake, place in ((False, root / "real"), (True, root / "fake")):
+    for place in _sides(root):
+        fake = place.name.lower() == "fake"
         for path in _files(place):
             inside = path.relative_to(place).parent.parts
             method = (inside[0] if inside else "fake") if fake else ""
@@ -146,8 +148,7 @@ def _paired(records: Sequence[Record], root: str) -> list[Record]:
 
 def passed_over(root: Path) -> int:
     """How many files under `root/real` and `root/fake` are no records: of kinds that are not read. Hidden files do not count."""
-    files = [path for name in ("real", "fake") for path in (root / name).rglob("*") if path.is_file()]
-    return sum(path.suffix.lower() not in PICTURES | VIDEOS and not path.name.startswith(".") for path in files)
+    return sum(path.suffix.lower() not in PICTURES | VIDEOS for place in _sides(root) for path in _visible(place))
 
 
 def manifest(path: Path) -> list[Record]:
@@ -181,8 +182,8 @@ def parse(written: str, root: Path, *, lines: bool = False) -> list[Record]:
     for number, row in rows:
         if not isinstance(row, Mapping):
             raise DatasetError(f"Line {number} of the manifest is no JSON object with a path and a label.")
-        values = {key: str(value) for key, value in row.items() if key is not None and value not in (None, "")}
-        label, split = values.get("label", "").lower(), values.get("split", "")
+        values = {_column(key): str(value) for key, value in row.items() if key is not None and value not in (None, "")}
+        label, split = values.get("label", "").lower(), values.get("split", "").lower()
         if "path" not in values or label not in ("real", "fake"):
             raise DatasetError(f"Line {number} of the manifest needs a path and a label, real or fake.")
         if split and split not in SPLITS:
@@ -194,6 +195,12 @@ def parse(written: str, root: Path, *, lines: bool = False) -> list[Record]:
     return records
 
 
+def _column(name: str) -> str:
+    """A column's name; of one that is known, however it is written. Groups keep theirs."""
+    plain = name.strip().lower()
+    return plain if plain in _COLUMNS else name
+
+
 def index(folder: Path) -> list[dict[str, str]]:
     """The rows of `folder/faces.csv`, in the order of their paths, whatever order they were written in.
 
@@ -203,6 +210,7 @@ def index(folder: Path) -> list[dict[str, str]]:
     place = folder / "faces.csv"
     try:
         table = csv.DictReader(io.StringIO(text(place), newline=""))
+        table.fieldnames = [name.strip().lower() for name in table.fieldnames or ()]
         rows = [{key: value or "" for key, value in row.items() if key is not None} for row in table]
     except csv.Error as error:
         raise DatasetError(f"{place} cannot be read: {error}.") from error
@@ -221,7 +229,7 @@ def faceforensics(root: Path, *, compression: str = "c23", splits: Path | None =
     `splits` holds the official `train.json`, `val.json` and `test.json` (lists of pairs of video ids; default
     `root/splits`, or `root` itself). A pair [a, b] gives the reals a and b and the fakes a_b and b_a, all in one split. Where
     there are folders of frames (`images/`, or a folder for each video) instead of videos, these are taken. Methods that are
-    not there are left out. Raises DatasetError.
+    not there are left out; so are Google's DeepFakeDetection and its `actors`, of which no official split speaks. Raises DatasetError.
     """
     if compression not in COMPRESSIONS:
         raise DatasetError(f"There is no compression {compression!r}: raw, c23 and c40 are known.")
@@ -242,6 +250,13 @@ def faceforensics(root: Path, *, compression: str = "c23", splits: Path | None =
                         records.append(Record(path, True, f"{target}+{source}", method, split))
     if not records:
         raise DatasetError(f"None of the videos named by the split files are under {root} at compression {compression}.")
+    taken = {"youtube", *METHODS, *methods}
+    others = sorted(
+        path for path in root.glob("*_sequences/*") if path.is_dir() and not path.name.startswith(".") and path.name not in taken
+    )
+    if others:
+        names = ", ".join(str(path.relative_to(root)) for path in others)
+        _warn(f"{root} also has {names}: left out, as the official split files name none of its videos.")
     return records
 
 
@@ -355,8 +370,25 @@ def write(records: Iterable[Record], path: Path) -> None:
         path.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows), encoding="utf-8")
 
 
+def frames(folder: Path) -> list[Path]:
+    """The pictures of a folder of frames, in the order of their names; hidden ones are none."""
+    return [path for path in _within(folder) if path.suffix.lower() in PICTURES]
+
+
+def _sides(root: Path) -> list[Path]:
+    """The folders `real` and `fake`, however they are written."""
+    named = (path for path in root.iterdir() if path.name.lower() in ("fake", "real")) if root.is_dir() else ()
+    return sorted((path for path in named if path.is_dir()), key=lambda path: (path.name.lower() == "fake", path.name))
+
+
 def _files(place: Path) -> list[Path]:
-    return sorted(path for path in place.rglob("*") if path.suffix.lower() in PICTURES | VIDEOS and path.is_file())
+    return sorted(path for path in _visible(place) if path.suffix.lower() in PICTURES | VIDEOS)
+
+
+def _visible(place: Path) -> Iterable[Path]:
+    """The files under a folder, without hidden ones and what is in hidden folders: copies and leavings of other programs."""
+    inside = ((path, path.relative_to(place).parts) for path in place.rglob("*"))
+    return (path for path, parts in inside if not any(part.startswith(".") for part in parts) and path.is_file())
 
 
 def _pairs(path: Path) -> list[tuple[str, str]]:
@@ -380,17 +412,22 @@ def _warn(sentence: str) -> None:
     log.warning(sentence)
 
 
+def _within(folder: Path) -> list[Path]:
+    """The files right in a folder, in the order of their names; hidden ones, which come and go with other programs, are not of it."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
 def _size(path: Path) -> int:
     """Bytes of a file or of the files in a folder; 0 where there is nothing."""
     try:
-        return sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else path.stat().st_size
+        return sum(file.stat().st_size for file in _within(path)) if path.is_dir() else path.stat().st_size
     except OSError:
         return 0
 
 
 def _hash(path: Path) -> str:
     if path.is_dir():
-        lines = "".join(f"{file.name} {_hash(file)}\n" for file in sorted(path.iterdir()) if file.is_file())
+        lines = "".join(f"{file.name} {_hash(file)}\n" for file in _within(path))
         return hashlib.sha256(lines.encode()).hexdigest()
     from pipeline import card  # late: who only makes pairs may lack what it needs
 

@@ -75,6 +75,35 @@ def test_files_of_other_kinds_are_passed_over_and_counted(tmp_path: Path) -> Non
     assert datasets.passed_over(tmp_path) == 2
 
 
+def test_hidden_files_and_folders_are_no_data(tmp_path: Path, cut: crops.Cut) -> None:
+    for name in (
+        "real/a.png",
+        "real/._a.png",
+        "fake/.ipynb_checkpoints/a.png",
+        "fake/swap/.b/c.png",
+        "real/clip/1.png",
+        "real/clip/._1.png",
+    ):
+        _picture(tmp_path / name)
+    assert [path.relative_to(tmp_path).as_posix() for path in (r.path for r in datasets.load(tmp_path))] == [
+        "real/a.png",
+        "real/clip/1.png",
+    ]
+    assert datasets.passed_over(tmp_path) == 0
+    assert len(list(crops.pictures(Record(tmp_path / "real/clip", False), cut))) == 1
+
+
+def test_folders_and_columns_may_be_written_in_any_case(tmp_path: Path) -> None:
+    for name in ("Real/a.png", "FAKE/swap/b.png", "FAKE/c.txt"):
+        _picture(tmp_path / name) if name.endswith("png") else (tmp_path / name).write_text("no picture")
+    assert [(r.path.name, r.fake, r.manipulation) for r in datasets.load(tmp_path)] == [("b.png", True, "swap"), ("a.png", False, "")]
+    assert datasets.passed_over(tmp_path) == 1
+    (tmp_path / "m.csv").write_text("Path,Label, Identity,SPLIT,Age\na.png,Real,anna,Train,30\n")
+    assert datasets.load(tmp_path / "m.csv") == [Record(tmp_path / "a.png", False, "anna", "", "train", {"Age": "30"})]
+    (tmp_path / "faces.csv").write_text("Path,Identity,Split,Gender\na.png,anna,train,female\n")
+    assert datasets.index(tmp_path) == [{"path": "a.png", "identity": "anna", "split": "train", "gender": "female"}]
+
+
 def test_frames_of_a_clip_stay_in_one_split(tmp_path: Path) -> None:
     # Given clips as folders of frames, real and fake, and pictures by themselves
     for clip in range(12):
@@ -228,6 +257,17 @@ def test_faceforensics_gives_each_pair_its_reals_and_fakes(faceforensics: Path) 
         ("000_001", "NeuralTextures", "000+001"),
     }
     assert sum(record.split == "test" for record in records) == 4
+
+
+def test_what_is_not_taken_of_faceforensics_is_said_once(faceforensics: Path, caplog: pytest.LogCaptureFixture) -> None:
+    datasets.load(faceforensics)
+    assert not caplog.messages
+    for place in ("original_sequences/actors/c23/videos/01__exit", "manipulated_sequences/DeepFakeDetection/c23/videos/01_02__exit"):
+        _video(faceforensics / f"{place}.mp4", 3)
+    for _ in range(2):
+        assert len(datasets.load(faceforensics)) == 9
+    (said,) = caplog.messages
+    assert "manipulated_sequences/DeepFakeDetection, original_sequences/actors: left out" in said
 
 
 def test_faceforensics_at_another_compression_is_not_there(faceforensics: Path) -> None:
@@ -441,3 +481,14 @@ def test_many_shards_are_found_without_holding_all_of_them_open(tmp_path: Path, 
     for number in (-1, len(found)):
         with pytest.raises(IndexError):
             found[number]
+
+
+def test_crops_are_cut_again_by_another_version(tmp_path: Path, cut: crops.Cut, monkeypatch: pytest.MonkeyPatch) -> None:
+    _picture(tmp_path / "real/a.png")
+    records = datasets.hashed(datasets.load(tmp_path))
+    first = crops.cached(records, tmp_path / "cache", cut)
+    assert crops.cached(records, tmp_path / "cache", cut).shards == first.shards
+    monkeypatch.setattr(cv2, "__version__", "another")
+    second = crops.cached(records, tmp_path / "cache", cut)
+    monkeypatch.setattr(crops, "_version", lambda name: "another")
+    assert len({first.shards, second.shards, crops.cached(records, tmp_path / "cache", cut).shards}) == 3
