@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from pipeline.card import ModelError
 from pipeline.classification import Classifier
-from pipeline.extraction import crop
+from pipeline.extraction import Detection, crop, extract
 from pipeline.jobs import Box, Pixels
 from pipeline.training import augmentation, calibration, datasets, examples, portraits, report
 from pipeline.training.crops import FRAMES, Cut, pictures
@@ -97,6 +97,8 @@ def evaluate(
     """
     conditions = (CLEAN, *GRID) if grid else (CLEAN,)
     card = classifier.card
+    how = Cut(**{**(cut or Cut()).__dict__, "size": card.input_size, "margin": card.margin})
+    gate: dict[str, Any] | None = None
     if faces.name == "faces.csv":
         faces = faces.parent
     if (faces / "faces.csv").exists():
@@ -111,6 +113,7 @@ def evaluate(
         counted = {"no_face": indexed - len(people) - len(refused), "refused": len(refused)}
         failed = {why: number for why, number in counted.items() if number}
         sets = {name: {at: replace(scored, failed=failed) for at, scored in found.items()} for name, found in sets.items()}
+        gate = refused_by_gate(people, how, conditions)
         manifest = portraits.manifest(people)
         measured, without_split = len(people), 0
     else:
@@ -118,7 +121,6 @@ def evaluate(
         if not records:
             raise DatasetError(f"Nothing in {faces} belongs to the split {split}.")
         records = datasets.hashed(watch(records, "hashes"))
-        how = Cut(**{**(cut or Cut()).__dict__, "size": card.input_size, "margin": card.margin})
         sets = found_sets(Scorer(classifier), records, how, conditions, watch=watch)
         manifest = datasets.content_hash(records)
         measured, without_split = len(records), sum(not record.split for record in records)
@@ -136,6 +138,7 @@ def evaluate(
         "made_with": {"python": platform.python_version(), "openvino": version("openvino"), "machine": platform.machine()},
         "weighting": "ece15, brier, ap and accuracy count reals and fakes half each, however many there are of either",
         **document(sets, card.thresholds, seed=seed),
+        "gate": gate,
     }
 
 
@@ -162,6 +165,29 @@ def made_sets(
             tuple(sample.group for sample in samples),
         )
     return sets
+
+
+def refused_by_gate(people: Sequence[portraits.Portrait], cut: Cut, conditions: Sequence[Condition]) -> dict[str, dict[str, Any]]:
+    """How many of the portraits serving would give no score under each condition, by reason: the sets made here score every one.
+
+    The gate is extraction's own, at these settings, on the picture and the box that the crop is taken from."""
+    found: dict[str, dict[str, Any]] = {}
+    for condition in conditions:
+        why: Counter[str] = Counter()
+        for person in people:
+            pixels, box = _worse(person.pixels, person.box, condition)
+            faces = extract(
+                pixels,
+                detector=lambda _, box=box: [Detection(box, 1.0)],
+                size=cut.size,
+                margin=cut.margin,
+                min_face_px=cut.min_face_px,
+                min_blur=cut.min_blur,
+                max_blocks=cut.max_blocks,
+            )
+            why.update(face.reason.value for face in faces if face.reason)
+        found[" ".join(map(str, condition)) if condition != CLEAN else "as it is"] = {"n": len(people), "refused": dict(why)}
+    return found
 
 
 def found_sets(
@@ -225,13 +251,26 @@ def _degraded(pixels: Pixels, boxes: Sequence[Box], condition: Condition, cut: C
     if kind == "jpeg":
         pixels = augmentation.compress(pixels, value)
     for box in boxes:
-        scale = min(1.0, value / max(box.w, box.h)) if kind == "size" else 1.0
-        if scale < 1:
-            small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-            box = Box(round(box.x * scale), round(box.y * scale), max(1, round(box.w * scale)), max(1, round(box.h * scale)))
-            yield crop(np.asarray(small, np.uint8), box, size=cut.size, margin=cut.margin)
-        else:
-            yield crop(pixels, box, size=cut.size, margin=cut.margin)
+        small, less = _smaller(pixels, box, value) if kind == "size" else (pixels, box)
+        yield crop(small, less, size=cut.size, margin=cut.margin)
+
+
+def _worse(pixels: Pixels, box: Box, condition: Condition) -> tuple[Pixels, Box]:
+    """A picture of one face and its box under a condition."""
+    kind, value = condition
+    if kind == "size":
+        return _smaller(pixels, box, value)
+    return (augmentation.compress(pixels, value) if kind == "jpeg" else pixels), box
+
+
+def _smaller(pixels: Pixels, box: Box, side: int) -> tuple[Pixels, Box]:
+    """A picture scaled so that the face's box has so many pixels, if it has more."""
+    scale = side / max(box.w, box.h)
+    if scale >= 1:
+        return pixels, box
+    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    less = Box(round(box.x * scale), round(box.y * scale), max(1, round(box.w * scale)), max(1, round(box.h * scale)))
+    return np.asarray(small, np.uint8), less
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

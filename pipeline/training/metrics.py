@@ -7,13 +7,19 @@ fakes count half each, so that a set with four fakes to a real can be compared w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Scores = npt.NDArray[np.float64] | npt.NDArray[np.float32]
-Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+Values = npt.NDArray[np.float64]
+Curve = tuple[Values, Values]
+Figure = Callable[[Values, Values], Values]
+"""Takes how often each fake (k, n) and each real (k, m) was drawn in k resamples, and returns the figure's values, (k,)."""
+ROUNDS = 2000
+BLOCK = 1_000_000
+"""So many numbers a matrix of resamples may hold at once."""
 
 
 def auc(fakes: Scores, reals: Scores) -> float:
@@ -30,35 +36,115 @@ def auc_interval(
     *,
     seed: int,
     people: tuple[Sequence[str], Sequence[str]] | None = None,
-    rounds: int = 2000,
+    rounds: int = ROUNDS,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """The bootstrap interval of the AUC: percentiles over seeded resamples.
+    """The bootstrap interval of the AUC: percentiles over seeded resamples (see `bootstrap`)."""
+    found = bootstrap(fakes, reals, {"auc": auc_drawn(fakes, reals)}, seed=seed, people=people, rounds=rounds)
+    return interval(found["auc"], level)
+
+
+def bootstrap(
+    fakes: Scores,
+    reals: Scores,
+    figures: Mapping[str, Figure],
+    *,
+    seed: int,
+    people: tuple[Sequence[str], Sequence[str]] | None = None,
+    rounds: int = ROUNDS,
+) -> dict[str, Values]:
+    """Of each figure its values in `rounds` seeded resamples, (rounds,): all figures are of the same resamples, and sets of the same
+    people in the same order are resampled alike, so differences between them are paired.
 
     Stratified: fakes and reals are drawn apart. With `people` (an identity for each fake and for each real) whole
     identities are drawn with all their crops, because several crops of one person are not independent: wider, and true.
     """
     _both(fakes, reals)
     rng = np.random.default_rng(seed)
-    found = []
-    if people is None:
-        for _ in range(rounds):
-            found.append(auc(rng.choice(fakes, len(fakes)), rng.choice(reals, len(reals))))
-    else:
-        _, who = np.unique(np.concatenate([np.asarray(people[0]), np.asarray(people[1])]), return_inverse=True)
-        count = int(who.max()) + 1
-        ours, theirs = who[: len(fakes)], who[len(fakes) :]
-        order = np.argsort(reals, kind="stable")
-        below, upto = np.searchsorted(reals[order], fakes, "left"), np.searchsorted(reals[order], fakes, "right")
-        while len(found) < rounds:
-            drawn = np.bincount(rng.integers(count, size=count), minlength=count).astype(np.float64)
-            fake, real = drawn[ours], drawn[theirs]
-            if not fake.sum() or not real.sum():
-                continue  # a draw of people who have only one side says nothing
-            heap = np.concatenate([[0.0], np.cumsum(real[order])])
-            found.append(float((fake * (heap[below] + heap[upto])).sum() / (2 * fake.sum() * real.sum())))
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    n, m = len(fakes), len(reals)
+    who = None if people is None else np.unique(np.concatenate([np.asarray(people[0]), np.asarray(people[1])]), return_inverse=True)[1]
+    rows = max(1, min(rounds, BLOCK // (n + m)))  # a matrix of all rounds could outgrow the memory
+    found: dict[str, list[Values]] = {name: [] for name in figures}
+    done = 0
+    while done < rounds:
+        if who is None:
+            each = [(_drawn(rng, n, 1), _drawn(rng, m, 1)) for _ in range(rows)]
+            fake, real = (np.concatenate(side) for side in zip(*each, strict=True))
+        else:
+            drawn = _drawn(rng, int(who.max()) + 1, rows)
+            fake, real = drawn[:, who[:n]], drawn[:, who[n:]]
+        some = (fake.sum(axis=1) > 0) & (real.sum(axis=1) > 0)  # a draw of people who have only one side says nothing
+        for name, figure in figures.items():
+            found[name].append(figure(fake[some], real[some]))
+        done += int(some.sum())
+    return {name: np.concatenate(parts)[:rounds] for name, parts in found.items()}
+
+
+def sums_drawn(table: Values, *, seed: int, rounds: int = ROUNDS) -> Values:
+    """The sums of a table's columns (people, columns) in seeded resamples of its people, (rounds, columns)."""
+    rng, rows = np.random.default_rng(seed), max(1, BLOCK // len(table))
+    return np.concatenate([_drawn(rng, len(table), min(rows, rounds - done)) @ table for done in range(0, rounds, rows)])
+
+
+def interval(values: Values, level: float = 0.95) -> tuple[float, float]:
+    """The percentiles between which a share `level` of a bootstrap's values lies."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def rate_interval(rate: float, values: Values, people: int) -> tuple[float, float]:
+    """The interval of a rate from its bootstrap; where it is 0 or 1 every resample repeats it, and the exact bound stands instead."""
+    if rate in (0, 1):
+        return (0.0, none_of(people)) if rate == 0 else (1 - none_of(people), 1.0)
+    return interval(values)
+
+
+def none_of(people: int, level: float = 0.95) -> float:
+    """The largest rate at which none of so many people would still be no surprise: the one-sided bound of Clopper and Pearson (1934)."""
+    return float(1 - (1 - level) ** (1 / people))
+
+
+def auc_drawn(fakes: Scores, reals: Scores) -> Figure:
+    """`auc` of resamples."""
+    order = np.argsort(reals, kind="stable")
+    below, upto = np.searchsorted(reals[order], fakes, "left"), np.searchsorted(reals[order], fakes, "right")
+
+    def figure(fake: Values, real: Values) -> Values:
+        heap = np.pad(np.cumsum(real[:, order], axis=1), ((0, 0), (1, 0)))
+        return np.asarray((fake * (heap[:, below] + heap[:, upto])).sum(axis=1) / (2 * fake.sum(axis=1) * real.sum(axis=1)))
+
+    return figure
+
+
+def tpr_drawn(fakes: Scores, reals: Scores, target: float = 0.01) -> Figure:
+    """`tpr_at_fpr` of resamples."""
+    steps = np.unique(np.concatenate([fakes, reals]))[::-1]
+    own, others = (np.searchsorted(-steps, -np.asarray(side)) for side in (fakes, reals))
+
+    def figure(fake: Values, real: Values) -> Values:
+        tpr, fpr = _running(fake, own, len(steps)), _running(real, others, len(steps))
+        return np.asarray(np.where(fpr <= target, tpr, 0.0).max(axis=1))
+
+    return figure
+
+
+def ece_drawn(fakes: Scores, reals: Scores, bins: int = 15) -> Figure:
+    """`ece` of resamples. A resample is rougher than its sample, and what is rough counts as error: the interval leans upward."""
+    sides = [np.clip(np.asarray(side, np.float64), 0, 1) for side in (fakes, reals)]
+    own, others = (np.eye(bins)[np.minimum((side * bins).astype(int), bins - 1)] for side in sides)
+    gap, score = own * (1 - sides[0])[:, None], others * sides[1][:, None]
+
+    def figure(fake: Values, real: Values) -> Values:
+        of_fakes, of_reals = fake @ gap / fake.sum(axis=1)[:, None], real @ score / real.sum(axis=1)[:, None]
+        return np.asarray(np.abs(of_fakes - of_reals).sum(axis=1) / 2)
+
+    return figure
+
+
+def share_drawn(reals: Scores, threshold: float) -> Figure:
+    """The share of the reals at or above a threshold, of resamples."""
+    called = (np.asarray(reals, np.float64) >= threshold).astype(np.float64)
+    return lambda fake, real: np.asarray(real @ called / real.sum(axis=1))
 
 
 def roc(fakes: Scores, reals: Scores) -> Curve:
@@ -171,6 +257,19 @@ def judged(fakes: Scores, reals: Scores, authentic_below: float, manipulated_fro
     right = ((fakes >= manipulated_from).mean() + ((reals < authentic_below) & (reals < manipulated_from)).mean()) / 2
     wrong = (((fakes < authentic_below) & (fakes < manipulated_from)).mean() + (reals >= manipulated_from).mean()) / 2
     return float(right + wrong), float(wrong / (right + wrong)) if right + wrong else None
+
+
+def _drawn(rng: np.random.Generator, count: int, rows: int) -> Values:
+    """How often each of `count` is drawn when as many are drawn with replacement, (rows, count)."""
+    which = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+    return np.bincount(which.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+
+
+def _running(drawn: Values, step: npt.NDArray[np.intp], steps: int) -> Values:
+    """The share of what was drawn that has come by each step, (k, steps); `step` (n,) says with which each comes."""
+    order = np.argsort(step, kind="stable")
+    heap = np.pad(np.cumsum(drawn[:, order], axis=1), ((0, 0), (1, 0)))
+    return np.asarray(heap[:, np.searchsorted(step[order], np.arange(steps), "right")] / heap[:, -1:])
 
 
 def _both(fakes: Scores, reals: Scores) -> None:

@@ -39,8 +39,13 @@ LIMITS = [
     "Its photographs were taken in studios; other light, cameras and compression were only simulated.",
     "A score is a reason for a person to look closer, and no proof.",
 ]
-KEPT = ("n", "auc", "auc_ci", "ap", "eer", "tpr_at_1fpr", "ece15", "ece15_by_chance", "brier", "accuracy", "coverage", "risk")
+KEPT = (
+    *("n", "auc", "auc_ci", "ap", "eer", "tpr_at_1fpr", "ece15", "ece15_by_chance", "brier", "accuracy", "coverage", "risk"),
+    *("tpr_at_1fpr_ci", "fpr_resolution", "ece15_ci", "auc_lost_jpeg50", "auc_lost_jpeg50_ci"),
+    *("false_positive_rate", "false_positive_rate_ci"),
+)
 """The figures of a set that its card keeps."""
+KEPT_OF_GROUPS = ("n", "people", "false_positive_rate", "false_positive_rate_ci", "over_overall", "over_overall_ci", "over_overall_why")
 STREET_PAIRS = 600
 """Augmented pairs of validation faces that thresholds are measured on, beside the faces as they are."""
 
@@ -63,37 +68,45 @@ def calibrate(
     compressed, small, and through the street of the training, so that a stranger's bad photograph is not called fake;
     `authentic_below` on the fakes as they are.
     """
-    fakes, reals = [], []
+    fakes, reals, who = [], [], []
     for kind in watch(KINDS, "validation faces"):
         samples = examples.evaluation_set(people, kind, seed=seed, per_portrait=2, recipe=recipe)
         found, fake = run(np.stack([sample.crop for sample in samples])), np.array([sample.fake for sample in samples])
         fakes.append(found[fake])
         reals.append(found[~fake])
+        who += [sample.identity for sample in samples if not sample.fake]
     fake_logits, real_logits = np.concatenate(fakes), np.concatenate(reals)
     worse = []
     for condition, value in watch(GRID, "validation faces, worse"):
         how = {"jpeg": value} if condition == "jpeg" else {"face_px": value}
         samples = examples.evaluation_set(people, "warp", seed=seed, per_portrait=0, recipe=recipe, **how)
         worse.append(run(np.stack([sample.crop for sample in samples])))
+        who += [sample.identity for sample in samples]
     plain = replace(recipe, morph=0.0, bend=0.0, window=0.0)  # what cameras do, not what only training does
     crops = [examples.pair(people, index, seed, plain).real for index in watch(range(street), "validation faces in the street")]
     if crops:
         worse.append(run(np.stack(crops)))
+        who += [_whose(people, index, seed) for index in range(street)]
     bias = calibration.bias(fake_logits, real_logits) if fold_bias else 0.0
     temperature = calibration.temperature(fake_logits, real_logits, bias)
     everywhere = np.concatenate([real_logits, *worse])
+    scores = calibration.scores(everywhere + bias, temperature)
     bounds = calibration.thresholds(
         calibration.scores(fake_logits + bias, temperature),
-        calibration.scores(everywhere + bias, temperature),
+        scores,
         target_fpr=target_fpr,
         missed=missed,
     )
     how_found = {
         "split": "val",
         "identities": len({person.identity for person in people}),
+        "photographs": len({person.sha256 for person in people}),
         "fakes": len(fake_logits),
         "reals": len(real_logits),
         "reals_everywhere": len(everywhere),
+        "counted": "reals are crops: each photograph once for every kind of fake, as it is or toned as the fake is, and again in all that "
+        "was done to it everywhere; so many photographs of so many identities are what is independent of each other",
+        "by_person": calibration.by_person(scores, who, bounds.manipulated_from),
         "target_fpr": target_fpr,
         "missed": missed,
         "bias_added": bias,
@@ -101,6 +114,11 @@ def calibrate(
         "authentic_below: the share missed of validation fakes lies below it, and it is never above manipulated_from",
     }
     return temperature, bias, bounds, how_found
+
+
+def _whose(people: Sequence[portraits.Portrait], index: int, seed: int) -> str:
+    """Whose photograph `examples.pair` takes for an index: the first thing that it draws."""
+    return people[int(np.random.default_rng((seed, index)).integers(len(people)))].identity
 
 
 def limits(people: int, *, others: bool = False) -> list[str]:
@@ -150,9 +168,14 @@ def measured(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "metrics": {name: {key: values.get(key) for key in KEPT} for name, values in found["sets"].items()},
         "false_positive_rate": found["false_positive_rate"],
+        "false_positive_rate_ci": found["false_positive_rate_ci"],
         "grid": lost,
         "groups": {
-            attribute: {value: {**row, "auc": {name: round(auc, 4) for name, auc in row["auc"].items()}} for value, row in rows.items()}
+            attribute: {
+                value: {key: row[key] for key in KEPT_OF_GROUPS if key in row}
+                | {"auc": {name: round(auc, 4) for name, auc in row["auc"].items()}}
+                for value, row in rows.items()
+            }
             for attribute, rows in found["groups"].items()
         },
         "failed_faces": found["failed_faces"],

@@ -67,7 +67,7 @@ def _figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (6, 5),
         raise ReportError("The report's plots need matplotlib: pip install 'unmask[train]'.") from error
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, **more)
-    for axis in axes.flat if rows * columns > 1 else (axes,):
+    for axis in getattr(axes, "flat", (axes,)):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, lw=0.6)
     return figure, axes
@@ -183,8 +183,10 @@ _COLUMNS = {
     "ap": "AP",
     "eer": "EER",
     "tpr_at_1fpr": "TPR at 1 % FPR",
+    "tpr_at_1fpr_ci": "its interval",
     "accuracy": "accuracy",
     "ece15": "ECE(15)",
+    "ece15_ci": "its interval",
     "ece15_by_chance": "by chance",
     "brier": "Brier",
 }
@@ -199,39 +201,86 @@ def _page(document: Mapping[str, Any], pictures: Mapping[str, tuple[str, bytes]]
         document["weighting"],
     )
     sets = document["sets"] | ({"all together": document["overall"]} if len(document["sets"]) > 1 else {})
-    rows = [[_said(key), *(_value(found.get(column)) for column in _COLUMNS)] for key, found in sets.items()]
-    everywhere, clean = _value(document["false_positive_rate"]), _value(document["false_positive_rate_clean"])
+    everywhere, clean = _with_interval(document, "false_positive_rate"), _value(document["false_positive_rate_clean"])
     parts = [
         f"<h1>{name}</h1><p class=small>{_safe('; '.join(facts))}.</p>",
-        _table(["set", *_COLUMNS.values()], rows),
-        f"<p>Reals called manipulated: {clean} as they are, {everywhere} of {document['real_judgements']} judgements in all.</p>",
+        _figures_table("set", sets),
+        *(f"<p>{_safe(sentence)}</p>" for sentence in _resolution(document["sets"])),
+        f"<p>Reals called manipulated: {clean} as they are, {everywhere} of {document['real_judgements']} judgements of "
+        f"{document['real_people']} people in all.</p>",
+        f"<p class=small>{_safe(document['intervals'])}.</p>",
         f"<div class=grid>{''.join(_figure_tag(caption, data) for caption, data in pictures.values())}</div>",
     ]
-    groups = [
-        [
-            f"{_said(attribute)}: {value}",
-            *(_value(row[column]) for column in ("n", "false_positive_rate", "over_overall")),
-            *(_value(row["auc"].get(name)) for name in document["sets"]),
-        ]
-        for attribute, values in document["groups"].items()
-        for value, row in values.items()
-    ]
-    if groups:
-        columns = ["group", "n", "reals called fake", "over all", *(f"AUC {_said(name)}" for name in document["sets"])]
-        parts += ["<h2>By self-reported group</h2>", _table(columns, groups)]
-    failed = [
-        [_said(key), ", ".join(f"{_said(why)}: {count}" for why, count in reasons.items())]
-        for key, reasons in document["failed_faces"].items()
-        if reasons
-    ]
+    parts += _by_group(document) + _by_condition(document)
+    failed = [[_said(key), _reasons(reasons)] for key, reasons in document["failed_faces"].items() if reasons]
     if failed:
         parts += ["<h2>Pictures without a judgement</h2>", _table(["set", "reason"], failed)]
+    if document.get("gate"):
+        refused = [[at, str(row["n"]), _reasons(row["refused"])] for at, row in document["gate"].items()]
+        parts += ["<h2>Reals that serving's quality gate would refuse, though they are scored here</h2>"]
+        parts.append(_table(["condition", "photographs", "refused"], refused))
     if document.get("limits"):
         parts.append(
             "<h2>What it does not know</h2><ul>" + "".join(f"<li>{_safe(sentence)}</li>" for sentence in document["limits"]) + "</ul>"
         )
     head = f"<meta charset=utf-8><title>Evaluation of {name}</title><style>{_STYLE}</style>"
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+
+
+def _resolution(sets: Mapping[str, Any]) -> list[str]:
+    """What few reals make of TPR at 1 % FPR."""
+    coarse = {found["n_real"]: found["fpr_resolution"] for found in sets.values() if found["n_real"] and found["fpr_resolution"] > 0.01}
+    return [
+        f"With {n} reals one is {100 * share:.1f} %, so TPR at 1 % FPR is TPR at no false positive." for n, share in sorted(coarse.items())
+    ]
+
+
+def _by_group(document: Mapping[str, Any]) -> list[str]:
+    rows = {f"{_said(attribute)}: {value}": row for attribute, values in document["groups"].items() for value, row in values.items()}
+    if not rows:
+        return []
+    groups = [
+        [
+            name,
+            str(row["n"]),
+            _with_interval(row, "false_positive_rate"),
+            "not measurable" if row["over_overall"] is None else _with_interval(row, "over_overall"),
+            *(_value(row["auc"].get(of_set)) for of_set in document["sets"]),
+        ]
+        for name, row in rows.items()
+    ]
+    columns = ["group", "n", "reals called fake", "over all", *(f"AUC {_said(name)}" for name in document["sets"])]
+    parts = ["<h2>By self-reported group</h2>", _table(columns, groups)]
+    parts += [
+        f"<p>Over all: {_safe(why)}.</p>" for why in {row["over_overall_why"] for row in rows.values() if row.get("over_overall_why")}
+    ]
+    each = {f"{name}, {_said(of_set)}": found for name, row in rows.items() for of_set, found in row["sets"].items()}
+    return [*parts, _figures_table("group and set", each)]
+
+
+def _by_condition(document: Mapping[str, Any]) -> list[str]:
+    cells = {
+        f"{kind} {value}, {_said(name)}": cell
+        for kind, conditions in document["grid"].items()
+        for value, sets in conditions.items()
+        for name, cell in sets.items()
+    }
+    lost = {"auc_lost": "AUC lost", "auc_lost_ci": "its interval"}
+    title = "<h2>After recompression (JPEG quality), and at small sizes (pixels of the face)</h2>"
+    return [title, _figures_table("condition and set", cells, lost)] if cells else []
+
+
+def _figures_table(first: str, rows: Mapping[str, Mapping[str, Any]], more: Mapping[str, str] | None = None) -> str:
+    columns = {**_COLUMNS, **(more or {})}
+    return _table([first, *columns.values()], [[_said(key), *(_value(row.get(column)) for column in columns)] for key, row in rows.items()])
+
+
+def _with_interval(row: Mapping[str, Any], key: str) -> str:
+    return _value(row[key]) + (f" ({_value(row[f'{key}_ci'])})" if row.get(f"{key}_ci") else "")
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{_said(why)}: {count}" for why, count in counts.items()) or "none"
 
 
 def _figure_tag(caption: str, data: bytes) -> str:

@@ -206,6 +206,99 @@ def test_the_grid_says_what_compression_costs() -> None:
     assert found["grid"]["jpeg"]["50"]["swap"]["auc_lost"] == pytest.approx(1 - 2.5 / 4)
 
 
+FIGURES = {"n", "auc", "auc_ci", "ap", "eer", "accuracy", "tpr_at_1fpr", "tpr_at_1fpr_ci", "ece15", "ece15_ci", "brier"}
+
+
+def _of_people(seed: int, gap: float, people: int = 10) -> Scored:
+    """For each person four fakes and two reals, all of one group."""
+    rng = np.random.default_rng(seed)
+    fake = np.tile([True] * 4 + [False] * 2, people)
+    scores = np.clip(rng.normal(0.3 + gap * fake, 0.1), 0, 0.69)
+    return Scored(scores, fake, tuple(f"person {k // 6}" for k in range(len(fake))), ({"gender": "female"},) * len(fake))
+
+
+def test_cells_and_groups_have_the_figures_of_a_set() -> None:
+    clean, squeezed = _of_people(1, 0.3), _of_people(2, 0.1)
+    found = figures.document({"swap": {CLEAN: clean, ("jpeg", 50): squeezed}}, BOUNDS, seed=1)
+    cell, group = found["grid"]["jpeg"]["50"]["swap"], found["groups"]["gender"]["female"]["sets"]["swap"]
+    assert cell.keys() >= FIGURES
+    assert {key: cell[key] for key in FIGURES} == {key: figures.figures(squeezed, BOUNDS, seed=1)[key] for key in FIGURES}
+    assert {key: group[key] for key in FIGURES} == {key: found["sets"]["swap"][key] for key in FIGURES}
+    for row in (cell, group):
+        for name in ("auc", "tpr_at_1fpr", "ece15"):
+            assert row[f"{name}_ci"][0] < row[f"{name}_ci"][1]
+
+
+def test_what_compression_costs_is_resampled_in_pairs() -> None:
+    # Given scores that compression changes little, though people differ much
+    clean = _of_people(1, 0.12)
+    squeezed = Scored(clean.scores + 0.01 * np.random.default_rng(3).normal(size=len(clean.scores)), clean.fake, clean.people, clean.groups)
+    found = figures.document({"swap": {CLEAN: clean, ("jpeg", 50): squeezed}}, BOUNDS, seed=1)
+    # Then the interval of what is lost is far narrower than that of what is left, and the set has it too
+    cell, of_set = found["grid"]["jpeg"]["50"]["swap"], found["sets"]["swap"]
+    low, high = cell["auc_lost_ci"]
+    assert low <= cell["auc_lost"] <= high
+    assert high - low < 0.5 * (cell["auc_ci"][1] - cell["auc_ci"][0])
+    assert (of_set["auc_lost_jpeg50"], of_set["auc_lost_jpeg50_ci"]) == (cell["auc_lost"], cell["auc_lost_ci"])
+
+
+def test_no_false_positive_has_an_exact_bound_and_no_ratio() -> None:
+    # Given twenty reals of ten people, none called manipulated
+    found = figures.document({"swap": {CLEAN: _of_people(1, 0.3)}}, BOUNDS, seed=1)
+    bound = pytest.approx(1 - 0.05 ** (1 / 10))
+    assert found["false_positive_rate_ci"] == [0, bound]
+    assert found["sets"]["swap"]["false_positive_rate_ci"] == [0, bound]
+    assert found["sets"]["swap"]["fpr_resolution"] == pytest.approx(1 / 20)
+    # Then there is nothing that a group could be over, and that is said
+    women = found["groups"]["gender"]["female"]
+    assert (women["false_positive_rate_ci"], women["over_overall"]) == ([0, bound], None)
+    assert women["over_overall_why"].startswith("not measurable: none of 20 judgements of 10 people")
+    assert found["largest_over_overall"] == {"group": "gender: female", "value": None, "ci": None, "why": women["over_overall_why"]}
+
+
+def test_a_group_over_all_has_an_interval_of_the_same_people() -> None:
+    # Given sixteen people with a real each, of whom half of the women and one of the men are called fake
+    groups = [{"gender": "female"}] * 8 + [{"gender": "male"}] * 8
+    found = figures.document({"swap": {CLEAN: _scored([], [0.9] * 4 + [0.1] * 4 + [0.9] + [0.1] * 7, groups)}}, BOUNDS, seed=1)
+    low, high = found["false_positive_rate_ci"]
+    assert 0.05 < low < 5 / 16 < high < 0.6
+    women = found["groups"]["gender"]["female"]
+    low, high = women["over_overall_ci"]
+    assert women["over_overall"] == pytest.approx(1.6)
+    assert 0.5 < low < 1.6 < high
+    assert found["largest_over_overall"]["group"] == "gender: female"
+
+
+def test_the_report_says_what_few_reals_can_tell_and_all_figures_of_cells_and_groups(tmp_path: Path) -> None:
+    found = figures.document({"face_swap": {CLEAN: _of_people(1, 0.3), ("jpeg", 50): _of_people(2, 0.1)}}, BOUNDS, seed=1)
+    whole = {"model": {"name": "x", "version": "1", "precision": "f32"}, "seed": 1, "split": "test", "manifest": "0" * 64}
+    gate = {"as it is": {"n": 20, "refused": {}}, "size 64": {"n": 20, "refused": {"face_too_small": 3}}}
+    page = report.write(whole | {"thresholds": BOUNDS.model_dump(), "weighting": "even", "gate": gate} | found, tmp_path).read_text()
+    assert "With 20 reals one is 5.0 %, so TPR at 1 % FPR is TPR at no false positive." in page
+    assert "<td>not measurable</td>" in page
+    assert "none of 40 judgements of 10 people was called manipulated" in page
+    assert "Who lent a swap its face is not resampled" in page
+    for row in ("<td>jpeg 50, face swap</td>", "<td>gender: female, face swap</td>"):
+        assert row in page
+    assert "<td>size 64</td><td>20</td><td>face too small: 3</td>" in page
+
+
+def test_the_gate_of_serving_says_what_it_would_refuse() -> None:
+    # Given a face of 100 pixels in noise, and one as large without any detail
+    def portrait(pixels: Any) -> Any:
+        return evaluation.portraits.Portrait(
+            "a", "a", "test", {}, "", pixels, np.zeros((468, 2)), np.zeros((96, 96)), Box(50, 50, 100, 100)
+        )
+
+    noise = np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    people = [portrait(noise), portrait(np.full((200, 200, 3), 90, np.uint8))]
+    # Then the gate refuses the one, and both where they are smaller than it takes
+    found = evaluation.refused_by_gate(people, crops.Cut(size=64, min_face_px=48), (CLEAN, ("jpeg", 50), ("size", 40)))
+    assert found["as it is"] == {"n": 2, "refused": {"blurred": 1}}
+    assert found["jpeg 50"]["refused"]["blurred"] == 1
+    assert found["size 40"] == {"n": 2, "refused": {"face_too_small": 2}}
+
+
 def test_the_document_has_the_promised_keys_and_the_report_stands_alone(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     sets = {
@@ -269,6 +362,7 @@ def test_fakes_made_here_from_portraits_are_measured_without_tensorflow(green: A
     assert list(found["sets"]) == ["self_blended", "face_swap", "region", "warp"]
     assert all(values["n"] == 4 and 0 <= values["auc"] <= 1 for values in found["sets"].values())
     assert found["failed_faces"]["warp"] == {"no_face": 1, "refused": 1}
+    assert found["gate"] == {"as it is": {"n": 2, "refused": {}}}
     assert seen == ["4 photographs", "4 faces made here"]
     again = evaluation.evaluate(green, tmp_path, per_portrait=1, grid=False, facts=tmp_path / "facts.npz")
     assert again == found

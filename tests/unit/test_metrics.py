@@ -117,6 +117,54 @@ def test_interval_over_people_is_wider_when_crops_repeat_people() -> None:
     assert honest[1] - honest[0] > 1.6 * (plain[1] - plain[0])
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_each_resample_has_the_figures_of_what_was_drawn(named: bool) -> None:
+    # Given scores with ties, of a few people
+    fakes, reals = _two(n=60, m=20, decimals=1)
+    people = ([str(k // 6) for k in range(60)], [str(k // 2) for k in range(20)]) if named else None
+    # When all are resampled at once, and each draw is noted
+    figures = {
+        "fake": lambda fake, real: fake,
+        "real": lambda fake, real: real,
+        "auc": metrics.auc_drawn(fakes, reals),
+        "tpr": metrics.tpr_drawn(fakes, reals, 0.1),
+        "ece": metrics.ece_drawn(fakes, reals),
+        "fpr": metrics.share_drawn(reals, 0.5),
+    }
+    found = metrics.bootstrap(fakes, reals, figures, seed=3, people=people, rounds=40)
+    # Then each figure is that of the draw
+    assert len(found["auc"]) == 40
+    for k in range(40):
+        drawn_fakes, drawn_reals = np.repeat(fakes, found["fake"][k].astype(int)), np.repeat(reals, found["real"][k].astype(int))
+        wanted = (
+            metrics.auc(drawn_fakes, drawn_reals),
+            metrics.tpr_at_fpr(drawn_fakes, drawn_reals, 0.1),
+            metrics.ece(drawn_fakes, drawn_reals),
+            (drawn_reals >= 0.5).mean(),
+        )
+        assert tuple(found[name][k] for name in ("auc", "tpr", "ece", "fpr")) == pytest.approx(wanted)
+    if named:
+        assert (found["fake"][:, ::6] == found["fake"][:, 5::6]).all(), "somebody was drawn in part"
+
+
+def test_many_pictures_are_resampled_in_blocks_that_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes, reals = _two(n=30, m=30)
+    people = ([str(k) for k in range(30)], [str(k) for k in range(30)])
+    at_once, table = metrics.auc_interval(fakes, reals, seed=2, people=people), np.eye(9)
+    sums = metrics.sums_drawn(table, seed=2, rounds=50)
+    monkeypatch.setattr(metrics, "BLOCK", 100)
+    assert metrics.auc_interval(fakes, reals, seed=2, people=people) == at_once
+    np.testing.assert_array_equal(metrics.sums_drawn(table, seed=2, rounds=50), sums)
+
+
+def test_where_nothing_was_counted_the_exact_bound_stands() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    nothing = np.zeros(50)
+    assert metrics.rate_interval(0.0, nothing, 22) == (0.0, pytest.approx(stats.beta.ppf(0.95, 1, 22)))
+    assert metrics.rate_interval(1.0, nothing + 1, 22) == (pytest.approx(stats.beta.ppf(0.05, 22, 1)), 1.0)
+    assert metrics.rate_interval(0.5, np.linspace(0, 1, 1001), 22) == pytest.approx((0.025, 0.975))
+
+
 def test_leaving_out_the_unsure_lowers_the_risk() -> None:
     fakes, reals = _two(n=2000, m=500, decimals=6)
     curve = metrics.risk_coverage(fakes, reals)
@@ -183,3 +231,10 @@ def test_ties_at_the_threshold_are_not_called_fake() -> None:
 
 def test_scores_of_huge_logits_are_finite() -> None:
     assert calibration.scores(np.array([-1e6, 0, 1e6]), 0.5).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_false_positives_by_person_count_everybody_alike() -> None:
+    # Anna is called manipulated in one of four, Ben never
+    reals = np.array([0.9, 0.1, 0.1, 0.1, 0.2])
+    found = calibration.by_person(reals, ["anna"] * 4 + ["ben"], 0.9)
+    assert found == {"people": 2, "called_manipulated": 1, "false_positive_rate": pytest.approx(0.125)}

@@ -143,7 +143,8 @@ def test_a_card_keeps_all_that_was_measured_but_the_curves(found: dict[str, Any]
     assert women["auc"]["warp"] == pytest.approx(found["groups"]["gender"]["female"]["auc"]["warp"], abs=1e-4)
     assert kept["failed_faces"] == {name: {"no_face": 2} for name in card.metrics}
     for name, values in kept["metrics"].items():
-        assert [values[key] for key in ("auc", "coverage", "risk")] == [found["sets"][name][key] for key in ("auc", "coverage", "risk")]
+        assert {key: values[key] for key in release.KEPT} == {key: found["sets"][name][key] for key in release.KEPT}
+        assert set(values) > {"tpr_at_1fpr_ci", "ece15_ci", "auc_lost_jpeg50_ci", "false_positive_rate_ci"}
         assert not {"roc", "reliability", "risk_coverage"} & set(values)
     assert (tmp_path / "card.json").stat().st_size < 20_000
 
@@ -311,6 +312,16 @@ def test_what_cannot_be_used_is_one_sentence(
     assert len(said.splitlines()) == 1
 
 
+def test_whose_photograph_a_street_is_of_is_known(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    people, taken = release.portraits.load(faces, "val"), []
+    staged = release.examples._staged
+    monkeypatch.setattr(release.examples, "_staged", lambda portrait, *rest: (taken.append(portrait.identity), staged(portrait, *rest))[1])
+    for index in range(6):
+        release.examples.pair(people, index, 4, release.Recipe(size=64, smallest=32))
+    assert taken == [release._whose(people, index, 4) for index in range(6)]
+    assert len(set(taken)) == 2
+
+
 def test_thresholds_hold_the_target_on_everything_they_were_measured_on(faces: Path) -> None:
     """A stand-in for a model: its logit is the crop's mean of green minus red, which the street changes."""
     seen: list[Any] = []
@@ -324,6 +335,8 @@ def test_thresholds_hold_the_target_on_everything_they_were_measured_on(faces: P
     temperature, bias, bounds, how = release.calibrate(run, people, recipe, seed=1, target_fpr=0.1, street=40)
     assert bias == 0
     assert how["reals_everywhere"] > how["reals"] + 40
-    assert how["identities"] == 2
+    assert (how["identities"], how["photographs"]) == (2, 2)
+    assert how["by_person"]["people"] == 2
+    assert 0 <= how["by_person"]["false_positive_rate"] <= 0.3
     assert calibration.COLDEST <= temperature <= calibration.HOTTEST
     assert 0 < bounds.authentic_below <= bounds.manipulated_from < 1
