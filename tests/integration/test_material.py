@@ -184,6 +184,7 @@ class TestHoldOut:
             assert material.bring(db, store, s3_settings, folder, tmp_path / "data").faces == Path(folder)
         assert hashed == ["1.jpg", "2.jpg"]
 
+        (tmp_path / "faces/0.jpg").write_bytes(b"moved")
         (tmp_path / "faces/2.jpg").write_bytes(b"held out")
         with pytest.raises(CollectionError, match=r"such as 2\.jpg"):
             material.bring(db, store, s3_settings, folder, tmp_path / "data")
