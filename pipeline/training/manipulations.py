@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Literal
 
 import cv2
@@ -229,7 +229,7 @@ def _elastic(mask: Mask, rng: np.random.Generator, grid: int = 40, pixels: float
     return np.asarray(cv2.remap(mask, xs + field[..., 0], ys + field[..., 1], cv2.INTER_LINEAR), np.float32)
 
 
-@cache
+@lru_cache(maxsize=32)
 def coordinates(height: int, width: int) -> tuple[Mask, Mask]:
     """The pixel grid of a picture, as maps for `cv2.remap`."""
     ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
