@@ -27,7 +27,7 @@ from pipeline import images
 from pipeline.extraction import Detector, detector, extract
 from pipeline.jobs import Face, Pixels
 from pipeline.settings import Settings
-from pipeline.training import datasets
+from pipeline.training import listing
 from pipeline.training.datasets import DatasetError, Record
 
 FRAMES = 32
@@ -89,7 +89,7 @@ def pictures(record: Record, cut: Cut, *, frames: int = FRAMES) -> Iterator[Pixe
     damaged frame must not cost the others of its clip.
     """
     if record.path.is_dir():
-        files = datasets.frames(record.path)
+        files = listing.frames(record.path)
         yield from (_read(files[number], cut) for number in spread(len(files), frames)) if files else [None]
     elif record.moving:
         try:

@@ -16,13 +16,10 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+from pipeline.training import listing
+
 log = logging.getLogger(__name__)
 
-PICTURES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".avifs", ".bmp", ".gif", ".tif", ".tiff"),
-)
-"""Whatever serving reads (see `formats.READ`)."""
-VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm"))
 METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter")
 """FaceForensics++'s manipulations of its 1,000 YouTube videos."""
 COMPRESSIONS = ("raw", "c23", "c40")
@@ -62,7 +59,7 @@ class Record:
     @property
     def moving(self) -> bool:
         """Whether it is a video or a folder of frames."""
-        return self.path.is_dir() or self.path.suffix.lower() in VIDEOS
+        return self.path.is_dir() or self.path.suffix.lower() in listing.VIDEOS
 
 
 def load(root: Path, *, compression: str = "c23") -> list[Record]:
@@ -111,12 +108,12 @@ def folders(root: Path) -> list[Record]:
     records = []
     for place in _sides(root):
         fake = place.name.lower() == "fake"
-        for path in _files(place):
+        for path in listing.files(place):
             inside = path.relative_to(place).parent.parts
             method = (inside[0] if inside else "fake") if fake else ""
             clip = inside[1:] if fake else inside
             # with the data set's name, as every other one may have a clip 1 as well
-            identity = "/".join((root.resolve().name, *clip)).replace("+", " ") if clip and path.suffix.lower() in PICTURES else ""
+            identity = "/".join((root.resolve().name, *clip)).replace("+", " ") if clip and path.suffix.lower() in listing.PICTURES else ""
             records.append(Record(path, fake, identity, method))
     if len({record.identity for record in records} - {""}) < FEWEST_CLIPS:
         records = [replace(record, identity="") for record in records]
@@ -148,7 +145,7 @@ def _paired(records: Sequence[Record], root: str) -> list[Record]:
 
 def passed_over(root: Path) -> int:
     """How many files under `root/real` and `root/fake` are no records: of kinds that are not read. Hidden files do not count."""
-    return sum(path.suffix.lower() not in PICTURES | VIDEOS for place in _sides(root) for path in _visible(place))
+    return sum(path.suffix.lower() not in listing.PICTURES | listing.VIDEOS for place in _sides(root) for path in listing.visible(place))
 
 
 def manifest(path: Path) -> list[Record]:
@@ -277,7 +274,7 @@ def must_not_repeat(records: Iterable[Record]) -> None:
 
     Only what is as large as something in another split is read. What is empty or not there is refused where it is opened.
     """
-    sized = [(record, _size(record.path)) for record in records if record.split]
+    sized = [(record, listing.size(record.path)) for record in records if record.split]
     splits: dict[int, set[str]] = {}
     for record, size in sized:
         splits.setdefault(size, set()).add(record.split)
@@ -285,7 +282,7 @@ def must_not_repeat(records: Iterable[Record]) -> None:
     for record, size in sized:
         if not size or len(splits[size]) == 1:
             continue
-        other = seen.setdefault(_hash(record.path), record)
+        other = seen.setdefault(listing.digest(record.path), record)
         if other.split != record.split:
             raise DatasetError(
                 f"In the data set, the file {record.path} of the split {record.split} is {other.path} of the split {other.split} again: "
@@ -333,7 +330,7 @@ def hashed(records: Iterable[Record]) -> list[Record]:
     manifest named another hash: the file has changed."""
     found = []
     for record in records:
-        digest = _hash(record.path)
+        digest = listing.digest(record.path)
         if record.sha256 and record.sha256 != digest:
             raise DatasetError(f"{record.path} is not the file that the manifest describes: its SHA-256 differs.")
         found.append(replace(record, sha256=digest))
@@ -370,25 +367,10 @@ def write(records: Iterable[Record], path: Path) -> None:
         path.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows), encoding="utf-8")
 
 
-def frames(folder: Path) -> list[Path]:
-    """The pictures of a folder of frames, in the order of their names; hidden ones are none."""
-    return [path for path in _within(folder) if path.suffix.lower() in PICTURES]
-
-
 def _sides(root: Path) -> list[Path]:
     """The folders `real` and `fake`, however they are written."""
     named = (path for path in root.iterdir() if path.name.lower() in ("fake", "real")) if root.is_dir() else ()
     return sorted((path for path in named if path.is_dir()), key=lambda path: (path.name.lower() == "fake", path.name))
-
-
-def _files(place: Path) -> list[Path]:
-    return sorted(path for path in _visible(place) if path.suffix.lower() in PICTURES | VIDEOS)
-
-
-def _visible(place: Path) -> Iterable[Path]:
-    """The files under a folder, without hidden ones and what is in hidden folders: copies and leavings of other programs."""
-    inside = ((path, path.relative_to(place).parts) for path in place.rglob("*"))
-    return (path for path, parts in inside if not any(part.startswith(".") for part in parts) and path.is_file())
 
 
 def _pairs(path: Path) -> list[tuple[str, str]]:
@@ -410,25 +392,3 @@ def _sequence(place: Path, name: str) -> Path | None:
 def _warn(sentence: str) -> None:
     """Into the log, once a process: a data set is read several times."""
     log.warning(sentence)
-
-
-def _within(folder: Path) -> list[Path]:
-    """The files right in a folder, in the order of their names; hidden ones, which come and go with other programs, are not of it."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file or of the files in a folder; 0 where there is nothing."""
-    try:
-        return sum(file.stat().st_size for file in _within(path)) if path.is_dir() else path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _hash(path: Path) -> str:
-    if path.is_dir():
-        lines = "".join(f"{file.name} {_hash(file)}\n" for file in _within(path))
-        return hashlib.sha256(lines.encode()).hexdigest()
-    from pipeline import card  # late: who only makes pairs may lack what it needs
-
-    return card.sha256(path)
