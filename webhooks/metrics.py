@@ -45,21 +45,19 @@ class _Ledger(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
+        standing = inquiry.standing(self._db)
         jobs = GaugeMetricFamily("unmask_jobs", "Jobs by status.", labels=["status"])
-        for status, count in inquiry.counts(self._db).items():
+        for status, count in standing.counts.items():
             jobs.add_metric([status], count)
         yield jobs
         backlog = GaugeMetricFamily("unmask_backlog_jobs", "Queued jobs by the stage they wait for.", labels=["stage", "queue"])
-        for (stage, queue), count in inquiry.backlog(self._db).items():
+        for (stage, queue), count in standing.backlog.items():
             backlog.add_metric([stage.value, queue.value], count)
         yield backlog
+        yield GaugeMetricFamily("unmask_oldest_queued_seconds", "Age of the oldest queued job.", value=standing.oldest_s)
         with self._db.read() as session:
-            at = session.execute(select(now())).scalar_one()
-            # With `+ 0` among the queued: by the index of times PostgreSQL would walk past every job that is over.
-            oldest = session.execute(select(func.min(JobRow.created_at + 0)).where(JobRow.status == Status.QUEUED.value)).scalar_one()
             sent = session.execute(select(DeliveryRow.status, func.count()).group_by(DeliveryRow.status)).all()
             off = session.execute(select(func.count()).select_from(EndpointRow).where(EndpointRow.disabled_at.is_not(None))).scalar_one()
-        yield GaugeMetricFamily("unmask_oldest_queued_seconds", "Age of the oldest queued job.", value=0 if oldest is None else at - oldest)
         deliveries = GaugeMetricFamily("unmask_webhook_deliveries", "Webhook deliveries by status.", labels=["status"])
         by_status = {status: count for status, count in sent}  # noqa: C416
         for status in ("pending", "delivered", "failed"):

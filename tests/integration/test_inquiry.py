@@ -120,6 +120,22 @@ def test_the_backlog_is_counted_by_stage_and_urgency(db: Database) -> None:
     }
 
 
+def test_how_everything_stands_is_what_counts_and_backlog_say_each(db: Database) -> None:
+    assert inquiry.standing(db) == inquiry.Standing(inquiry.counts(db), {}, 0)
+    first, over = accepted(db), brought_to(db, None)
+    accepted(db)
+    ledger.accept(db, upload(), queue=Queue.INTERACTIVE)
+    with db.write() as session:
+        session.execute(update(JobRow).where(JobRow.id == first).values(created_at=JobRow.created_at - 1000))
+        session.execute(update(JobRow).where(JobRow.id == over).values(created_at=JobRow.created_at - 5000))
+    claimed(db, brought_to(db, Stage.CLASSIFY), Stage.CLASSIFY)
+
+    standing = inquiry.standing(db)
+    assert (standing.counts, standing.backlog) == (inquiry.counts(db), inquiry.backlog(db))
+    assert (standing.counts["queued"], standing.counts["running"], standing.counts["done"]) == (3, 1, 1)
+    assert 1000 <= standing.oldest_s < 1100, "the job that is done is older, and waits no more"
+
+
 def test_an_unknown_job_has_no_row_and_no_history(db: Database) -> None:
     assert inquiry.job(db, "no such job") is None
     assert inquiry.history(db, "no such job") == []
