@@ -327,9 +327,7 @@ def _records(root: Path) -> list[Any]:
                 Record(root / row["path"], False, row["identity"], "", row["split"], group) for row, group in zip(rows, groups, strict=True)
             ]
         else:
-            records = datasets.load(root)
-            if not any(record.split for record in records):
-                records = datasets.split_by_identity(records, seed=0)
+            records = datasets.in_splits(root)
         return datasets.hashed(records)
     except (DatasetError, OSError) as error:
         raise CollectionError(str(error)) from error

@@ -20,11 +20,12 @@ Exit codes: 0 done (`weights.h5`, `training.json`, `curve.json` are in the folde
 2 wrong settings, data or machine, 134 or a negative number: died. `outcome_of` says what that means in one sentence.
 
 Progress: `--progress FILE` gets one JSON object a line, appended, by rank 0 only; without it they go to standard output. Every
-line has `event`, and but for `device`, `stopped` and `done` also `stage` (from 0), `size` (of the crops, pixels), `step` and
+line has `event`, and but for `preparing`, `device`, `stopped` and `done` also `stage` (from 0), `size` (of the crops, pixels), `step` and
 `steps` (of the stage), `epoch` (reals seen over reals there are, a float), `seen` (images in all), `rate` (learning rate),
 `images_per_s` (all ranks together), `eta_s` (to the end of the training; None: not known yet) and `seconds` (of training in
 all, over every resumption).
 
+    {"event": "preparing", "what": "photographs", "done": 120, "total": 252}    before the first step, at most once a second
     {"event": "device", "device": "hpu", "ranks": 8, "precision": "bf16 by TF_BF16_CONVERSION", "resumed": true}
     {"event": "step", ...}                            at most once a second
     {"event": "look", ..., "loss": 0.41, "val_loss": 0.52, "auc": 0.83, "auc_warp": 0.83, "auc_region": ...}   every --look steps
