@@ -13,7 +13,11 @@ import pytest
 
 from pipeline import facenets
 from pipeline.jobs import Box
-from tests.benchmarks import means, mix
+from tests.benchmarks import mix
+from tests.benchmarks.means.coding import moves
+from tests.benchmarks.means.detector import by_tiles
+from tests.benchmarks.means.measuring import Row
+from tests.benchmarks.means.table import table
 
 ROOT = Path(__file__).parents[2]
 MEANS = ("bf16", "micro-batches", "128-px tiles", "Haar", "MediaPipe's", "cv2.line", "JPEG decoded", "original's bytes", "Keras `predict`")
@@ -62,7 +66,7 @@ def test_a_line_an_edge_draws_the_same_mesh(figures: dict[str, Any]) -> None:
 def test_tiles_find_a_face_where_it_is_found_in_one_pass() -> None:
     portrait = mix._shipped("astronaut.png")[:256, 96:352]
 
-    whole, tiles = facenets.blazeface(portrait, 0.5)[0], means.by_tiles(portrait, 0.5)
+    whole, tiles = facenets.blazeface(portrait, 0.5)[0], by_tiles(portrait, 0.5)
 
     assert np.abs(tiles[:, :4] - whole[:4]).max(axis=1).min() < 8
 
@@ -71,13 +75,11 @@ def test_boxes_that_move_are_told_from_those_that_are_lost() -> None:
     here = [[Box(0, 0, 40, 40), Box(100, 100, 40, 40)], [Box(7, 7, 30, 30)]]
     there = [[Box(103, 98, 40, 40)], [Box(7, 7, 30, 30), Box(300, 0, 50, 50)]]
 
-    assert means.moves(here, there) == {"boxes": 3, "differ": 1, "px": 3, "lost": 1, "new": 1}
+    assert moves(here, there) == {"boxes": 3, "differ": 1, "px": 3, "lost": 1, "new": 1}
 
 
 def test_a_row_says_how_much_less_it_is() -> None:
-    row = means.Row("this instead of that", [4.0, 6.0, 5.0], [2.0, 2.5, 3.0], "2 faces", "noted")
+    row = Row("this instead of that", [4.0, 6.0, 5.0], [2.0, 2.5, 3.0], "2 faces", "noted")
 
-    assert (
-        means.table([row]).splitlines()[2] == "| this instead of that | 5 ms (4 to 6) | 2.5 ms (2 to 3) | 2 | 3 turns of 2 faces | noted |"
-    )
-    assert means.Row("another", notes="not here").ratio is None
+    assert table([row]).splitlines()[2] == "| this instead of that | 5 ms (4 to 6) | 2.5 ms (2 to 3) | 2 | 3 turns of 2 faces | noted |"
+    assert Row("another", notes="not here").ratio is None
