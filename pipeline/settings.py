@@ -87,7 +87,7 @@ class Settings(BaseModel):
     runtime: Literal["openvino", "tensorflow"] = "openvino"
     precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
     """`auto`: what the model version's card names, where the runtime has it."""
-    batch_max: int = Field(default=16, ge=1, le=256)
+    batch_max: int = Field(default=8, ge=1, le=256)
     batch_wait_ms: float = Field(default=4.0, ge=0, le=1000)
     mesh_thickness: int = Field(default=1, ge=1, le=20)
     mesh_opacity: float = Field(default=0.75, gt=0, le=1)
