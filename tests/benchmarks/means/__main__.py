@@ -48,7 +48,9 @@ def every(chosen: argparse.Namespace, settings: Settings) -> Iterator[list[Row]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.means", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.means", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns that count")
     parser.add_argument("--faces", type=Path, default=Path("../shared/faces"))
     parser.add_argument("--pictures", type=int, default=16, help="of the mix; 8 hold each kind and size in its share")
