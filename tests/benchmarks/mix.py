@@ -28,12 +28,13 @@ GROUNDS = ("coffee.png", "rocket.jpg", "grass.png", "brick.png", "gravel.png")
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture: its name, JPEG bytes, `kind` (`one`, `group` or `none`) and megapixels."""
+    """One picture: its name, JPEG bytes, `kind` (`one`, `group` or `none`), megapixels, and how many faces were put into it."""
 
     name: str
     data: bytes
     kind: str
     megapixels: int
+    faces: int
 
 
 def mix(faces: Path | None, *, seed: int = SEED, count: int = ROUND, largest: int = 12) -> list[Sample]:
@@ -43,15 +44,15 @@ def mix(faces: Path | None, *, seed: int = SEED, count: int = ROUND, largest: in
     samples = []
     for number in range(count):
         kind, megapixels = KINDS[number % 4], min(largest, (1, 12)[number // 4 % 2])
-        pixels = _picture(rng, kind, SIZES[megapixels], people, grounds)
-        samples.append(Sample(f"{number:03}-{kind}-{megapixels}mp.jpg", _jpeg(pixels), kind, megapixels))
+        pixels, put_in = _picture(rng, kind, SIZES[megapixels], people, grounds)
+        samples.append(Sample(f"{number:03}-{kind}-{megapixels}mp.jpg", _jpeg(pixels), kind, megapixels, put_in))
     return samples
 
 
 def portrait(faces: Path | None, seed: int = PORTRAIT_SEED) -> bytes:
     """The photograph that latency is measured on: one face, one megapixel."""
     rng = np.random.default_rng(seed)
-    return _jpeg(_picture(rng, "one", SIZES[1], _people(faces), [_shipped(GROUNDS[0])]))
+    return _jpeg(_picture(rng, "one", SIZES[1], _people(faces), [_shipped(GROUNDS[0])])[0])
 
 
 def _people(faces: Path | None) -> list[Pixels]:
@@ -74,13 +75,14 @@ def _read(path: Path) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
-def _picture(rng: np.random.Generator, kind: str, size: tuple[int, int], people: list[Pixels], grounds: list[Pixels]) -> Pixels:
+def _picture(rng: np.random.Generator, kind: str, size: tuple[int, int], people: list[Pixels], grounds: list[Pixels]) -> tuple[Pixels, int]:
+    """A picture, and how many faces were put into it."""
     width, height = size
     canvas = np.asarray(cv2.resize(grounds[rng.integers(len(grounds))], size, interpolation=cv2.INTER_CUBIC), np.uint8)
     # what a camera adds: without it nothing in an enlarged picture would be hard to store
     canvas = np.clip(canvas.astype(np.int16) + rng.integers(-6, 7, canvas.shape, np.int16), 0, 255).astype(np.uint8)
     if kind == "none":
-        return canvas
+        return canvas, 0
     count = 1 if kind == "one" else int(rng.integers(4, 9))
     columns = 1 if kind == "one" else 4
     rows = -(-count // columns)
@@ -92,7 +94,7 @@ def _picture(rng: np.random.Generator, kind: str, size: tuple[int, int], people:
         left = place % columns * cell[0] + (cell[0] - figure.shape[1]) // 2
         top = place // columns * cell[1] + (cell[1] - figure.shape[0]) // 2
         canvas[top : top + figure.shape[0], left : left + figure.shape[1]] = figure
-    return canvas
+    return canvas, count
 
 
 def _jpeg(pixels: Pixels) -> bytes:

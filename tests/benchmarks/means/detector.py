@@ -104,16 +104,16 @@ def _said(found: Mapping[str, float]) -> str:
 def found_of(pictures: Sequence[Known], boxes: Sequence[Sequence[Box]]) -> dict[str, float]:
     """How many faces there are and how many were found; and how many boxes there are beside one for each of these."""
     hits = sum(_hits(one, these) for one, these in zip(pictures, boxes, strict=True))
-    return {"faces": sum(one.faces for one in pictures), "found": hits, "more": sum(map(len, boxes)) - hits}
+    return {"faces": sum(one.sample.faces for one in pictures), "found": hits, "more": sum(map(len, boxes)) - hits}
 
 
 def _hits(picture: Known, boxes: Sequence[Box]) -> int:
     """The people found. The mix puts each into the middle of a cell of its own: a box of some size around there is the face's."""
-    if not picture.faces:
+    if not picture.sample.faces:
         return 0
     columns = 1 if picture.sample.kind == "one" else 4
     height, width = picture.pixels.shape[:2]
-    cell = width / columns, height / -(-picture.faces // columns)
+    cell = width / columns, height / -(-picture.sample.faces // columns)
     large = [box for box in boxes if box.w > min(cell) / 6]
     cells = {int((box.y + box.h / 2) // cell[1]) * columns + int((box.x + box.w / 2) // cell[0]) for box in large}
-    return len(cells & set(range(picture.faces)))
+    return len(cells & set(range(picture.sample.faces)))
