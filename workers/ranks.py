@@ -14,7 +14,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from pipeline import groups
 from workers import calm, tether
@@ -22,6 +24,8 @@ from workers.launching import DONE, STOPPED, Launch, cluster, mpirun, pinning
 
 STOP = signal.SIGUSR1
 """What asks a rank to stop. mpirun passes it on, where SIGTERM makes it end its ranks; and TensorFlow's strategies keep SIGTERM."""
+LOOK_S = 0.05
+"""Between two looks at whether a rank has ended."""
 
 
 def _begin() -> None:
@@ -55,8 +59,9 @@ def run(launch: Launch, command: Sequence[str]) -> int:
     asked: list[int] = []
 
     def send(number: int) -> None:
-        for pid in living:
-            os.kill(pid, number)
+        for pid in list(living):
+            with suppress(ProcessLookupError):  # it has ended, and a signal came before that was written down
+                os.kill(pid, number)
 
     def pass_on(number: int, frame: object) -> None:
         asked.append(number)
@@ -72,7 +77,11 @@ def run(launch: Launch, command: Sequence[str]) -> int:
         send(STOP)
     codes: list[int] = []
     while living:
-        pid, status = os.wait()
+        # not a wait that blocks: a signal that comes right before it would be heard when a rank has ended
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            time.sleep(LOOK_S)
+            continue
         if (ended := living.pop(pid, None)) is None:
             continue
         code = os.waitstatus_to_exitcode(status)

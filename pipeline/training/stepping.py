@@ -25,7 +25,7 @@ def logits(model: Any, crops: Pixels, batch: int = 32) -> npt.NDArray[np.float32
     for start in range(0, len(crops), batch):
         part = crops[start : start + batch]
         padded = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
-        given = model(network.preprocess(padded), training=False)
+        given = model.predict_on_batch(network.preprocess(padded))  # compiled once a model; called plainly, it would run op by op
         given = given[0] if isinstance(given, (list, tuple)) else given
         found.append(np.asarray(given, np.float32)[: len(part), 0])
     return np.concatenate(found)

@@ -17,7 +17,7 @@ import pytest
 from pipeline.cards import Group, group
 from tests.fixtures.gaudi import ROOT, TINY, environment, machine
 from tests.fixtures.scale import LONG
-from workers import launching
+from workers import launching, ranks
 from workers.launching import Launch
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
@@ -176,7 +176,8 @@ def stop(number, frame):
 
 signal.signal(signal.SIGUSR1, stop)
 os.write(1, b"begun\\n")
-time.sleep(300)
+for _ in range(3000):  # one long sleep is not ended by a signal that comes right before it
+    time.sleep(0.1)
 """
 
 
@@ -203,6 +204,27 @@ def test_training_by_hand_stops_its_ranks_in_order(tmp_path: Path, how: str) -> 
         said, _ = process.communicate(timeout=60)
     assert [*begun, said] == ["begun\n", "begun\n", "in order\nin order\n"]
     assert process.returncode == launching.STOPPED
+
+
+def test_a_signal_right_after_a_rank_has_ended_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes while the launcher has not written down yet that there is nobody left to send it to."""
+    wait, asked = os.waitpid, []
+
+    def waited(pid: int, options: int) -> tuple[int, int]:
+        found = wait(pid, options)
+        if found[0]:
+            asked.append(found[0])
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setattr(os, "waitpid", waited)
+    try:
+        assert ranks.run(cpu(1), [sys.executable, "-c", "pass"]) == launching.DONE
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert len(asked) == 1
 
 
 def test_no_rank_outlives_the_process_that_started_it(tmp_path: Path) -> None:
