@@ -77,6 +77,9 @@ class Settings(BaseModel):
     webhook_allow_http: bool = False
     webhook_allow_private: bool = False
     """Let webhooks reach loopback and private addresses: for receivers inside your own network."""
+    events_kept_s: float = Field(default=7_776_000.0, ge=0)
+    """How long webhook events and the log of their deliveries are kept, and can be replayed; 0: for ever. Those that are still to be
+    sent are kept."""
 
     # judging
     detector: Literal["mediapipe", "haar"] = "mediapipe"

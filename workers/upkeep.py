@@ -18,7 +18,7 @@ from pipeline.database import Database, database
 from pipeline.jobs import STAGES, Queue, Stage
 from pipeline.settings import Settings, settings
 from pipeline.storage import StorageError, storage
-from webhooks import outbound
+from webhooks import outbound, pruning
 from workers import ingest, measuring, scratch, timetable
 from workers.app import app, delivering, wake
 from workers.queues import queue_of
@@ -123,9 +123,13 @@ def land(**_: Any) -> None:
 
 @app.task(name="unmask.tidy", acks_late=False)
 def tidy() -> int:
-    """Remove forgotten working copies, and checkpoints of trainings that nobody will go on with; returns how many."""
+    """Remove forgotten working copies, checkpoints of trainings that nobody will go on with, and old events; returns how many."""
     chosen = settings()
-    return scratch.tidy(chosen) + timetable.tidy(database(chosen.database), chosen)
+    db = database(chosen.database)
+    events = pruning.prune(db, older_s=chosen.events_kept_s) if chosen.events_kept_s else 0
+    if events:
+        log.info("%d old webhook events are forgotten, with their deliveries", events)
+    return scratch.tidy(chosen) + timetable.tidy(db, chosen) + events
 
 
 @app.task(name="unmask.train_upkeep", acks_late=False)

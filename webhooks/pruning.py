@@ -1,0 +1,35 @@
+"""What happened long ago is forgotten: webhook events whose deliveries are over, with their log."""
+
+from __future__ import annotations
+
+from sqlalchemy import and_, delete, exists, or_, select
+from sqlalchemy.orm import aliased
+
+from pipeline.changes import ago
+from pipeline.database import Database, DeliveryRow, EndpointRow, EventRow
+
+AT_ONCE = 500
+"""So many events, each with its deliveries and their attempts, go in one transaction."""
+AT_MOST = 40
+"""So many transactions a run: the next one goes on."""
+
+
+def prune(db: Database, *, older_s: float) -> int:
+    """Delete the events that are older than `older_s` seconds by the database's clock, and their deliveries; returns how many events.
+
+    Kept are those that an enabled endpoint still waits for, and the last one about each model or training: the next is numbered after it.
+    """
+    newer, waiting = aliased(EventRow), and_(DeliveryRow.event_id == EventRow.id, DeliveryRow.status == "pending")
+    awaited = exists().where(waiting, EndpointRow.id == DeliveryRow.endpoint_id, EndpointRow.disabled_at.is_(None))
+    followed = exists().where(newer.subject == EventRow.subject, newer.sequence > EventRow.sequence)
+    old = select(EventRow.id).where(EventRow.created_at < ago(older_s), ~awaited, or_(EventRow.inbox.is_not(None), followed))
+    count = 0
+    for _ in range(AT_MOST):
+        with db.write() as session:
+            gone = session.scalars(old.order_by(EventRow.created_at).limit(AT_ONCE)).all()
+            if gone:
+                session.execute(delete(EventRow).where(EventRow.id.in_(gone)), execution_options={"synchronize_session": False})
+        count += len(gone)
+        if len(gone) < AT_ONCE:
+            break
+    return count
