@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session
 
 from pipeline import audit, feedback, images
@@ -39,6 +39,7 @@ CONTEXT = 2.2
 VAL_SHARE = 0.15
 GROUPS = ("gender", "ethnicity")
 MAX_BYTES = 200_000_000
+_LOCK = 0x64617461  # "data"
 
 
 class CollectionError(Exception):
@@ -89,7 +90,11 @@ def add(
             keep(store, settings, record.path.read_bytes(), record.path.suffix.lower())
     added: Counter[str] = Counter()
     with db.write() as session:
+        _alone(session)
         at = session.execute(select(now())).scalar_one()
+        # looked at again: while the pictures were stored, others may have been added, and labelled faces collected
+        before = {item.sha256: item for item in session.scalars(select(ItemRow).where(ItemRow.collection == DEFAULT))}
+        _must_not_cross(before.values(), records)
         for record in records:
             if record.sha256 not in before and session.get(ItemRow, (DEFAULT, record.sha256)) is None:
                 session.add(_item(record, at))
@@ -187,7 +192,14 @@ def surroundings(pixels: Pixels, box: Box) -> Pixels:
     return pixels[top:bottom, left:right].copy()
 
 
+def _alone(session: Session) -> None:
+    """Nobody else puts anything into the data set until the transaction ends."""
+    if session.get_bind().dialect.name == "postgresql":  # on SQLite, writers are alone anyway
+        session.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+
+
 def _take(session: Session, settings: Settings, row: FaceLabelRow, cut: tuple[str, str] | None, problem: str | None) -> None:
+    _alone(session)
     known = session.get(FaceLabelRow, (row.job_id, row.face), with_for_update=True)
     if known is None or (known.state, known.label) != (row.state, row.label) or known.collected_at is not None:
         return  # somebody said something else meanwhile: next time; or another process was faster
@@ -258,9 +270,7 @@ def picture(store: Storage, settings: Settings, sha256: str, suffix: str) -> Pat
         if hashlib.sha256(data).hexdigest() != sha256:
             raise CollectionError(f"The picture {sha256[:16]} of the data set is not what it was: its SHA-256 differs.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        _put(path, data)
     return path
 
 
@@ -283,23 +293,23 @@ def _brought(store: Storage, settings: Settings, sha256: str) -> OnDisk:
 def _write_faces(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     # a labelled real of split val would change what trainings are compared by: those stay in the manifest alone
     rows = [line for line in lines if not (line["labelled"] and line["split"] != "train")]
-    text = io.StringIO()
-    table = csv.DictWriter(text, ("path", "identity", "split", *GROUPS), restval="", extrasaction="ignore")
+    written = io.StringIO()
+    table = csv.DictWriter(written, ("path", "identity", "split", *GROUPS), restval="", extrasaction="ignore")
     table.writeheader()
     table.writerows({**line, **line["group"]} for line in rows)
-    _put(path, text.getvalue())
+    _put(path, written.getvalue().encode())
 
 
 def _write_manifest(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path:
     keep = ("path", "label", "identity", "manipulation", "split", "sha256")
-    _put(path, "".join(json.dumps({key: line[key] for key in keep}, sort_keys=True) + "\n" for line in lines))
+    _put(path, "".join(json.dumps({key: line[key] for key in keep}, sort_keys=True) + "\n" for line in lines).encode())
     return path
 
 
-def _put(path: Path, text: str) -> None:
-    """Whole or not at all: a training, the gate and the measuring of a reference may read the same data set here."""
+def _put(path: Path, data: bytes) -> None:
+    """Whole or not at all: a training, the gate and the measuring of a reference may read, and bring, the same data set here."""
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    part.write_bytes(text.encode())
+    part.write_bytes(data)
     part.replace(path)
 
 

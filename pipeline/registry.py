@@ -82,7 +82,7 @@ def publish(database: Database, storage: Storage, settings: Settings, folder: Pa
             data = (folder / name).read_bytes()
             if hashlib.sha256(data).hexdigest() != files[name]:
                 raise ModelError(f"The file {name} in {folder} changed while it was published.", permanent=False)
-            if not _stored(storage, settings.models_bucket, _key(card.name, card.version, name), len(data)):
+            if not _stored(storage, settings.models_bucket, _key(card.name, card.version, name), data):
                 storage.put(settings.models_bucket, _key(card.name, card.version, name), data, _content_type(name))
     except StorageError as error:
         raise ModelError(f"Publishing {card.name} {card.version} failed: {error}", permanent=error.permanent) from error
@@ -107,9 +107,10 @@ def _must_agree(database: Database, card: Card, files: Mapping[str, str]) -> Non
             raise ModelError(f"{card.name} {card.version} is published already with other files: give the new one another version.")
 
 
-def _stored(storage: Storage, bucket: str, key: str, size: int) -> bool:
+def _stored(storage: Storage, bucket: str, key: str, data: bytes) -> bool:
+    """Whether these very bytes lie there: those of another build, whose publishing broke off, may be as many."""
     try:
-        return storage.head(bucket, key).size == size
+        return storage.head(bucket, key).size == len(data) and storage.fetch(bucket, key, max_bytes=len(data)) == data
     except SourceGone:
         return False
 

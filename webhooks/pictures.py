@@ -21,6 +21,8 @@ Side = Annotated[Literal[128, 320, 1280], BeforeValidator(int)]
 """The longer side in pixels: a row of a list, a card, a whole page."""
 FACE_PX = 128
 CACHE_BYTES = 48_000_000
+PATIENCE_S = 5.0
+"""So long a request waits for others to be drawn. All would wait, the health check's too, where the store hangs while it is asked."""
 
 
 class _Shelf:
@@ -36,13 +38,17 @@ class _Shelf:
     def get(self, name: tuple[str, ...], make: Callable[[], bytes]) -> bytes:
         if (known := self._look(name)) is not None:
             return known
-        with self._decoding:
+        if not self._decoding.acquire(timeout=PATIENCE_S):
+            raise Problem(503, "Too many pictures are being drawn, or the store is slow.", {"Retry-After": "5"})
+        try:
             if (known := self._look(name)) is not None:
                 return known
             data = make()
+        finally:
+            self._decoding.release()
         with self._lock:
+            self._bytes += len(data) - len(self._kept.pop(name, b""))  # two may have made the same one at once
             self._kept[name] = data
-            self._bytes += len(data)
             while self._bytes > self._most and len(self._kept) > 1:
                 self._bytes -= len(self._kept.popitem(last=False)[1])
         return data

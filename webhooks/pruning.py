@@ -17,19 +17,21 @@ AT_MOST = 40
 def prune(db: Database, *, older_s: float) -> int:
     """Delete the events that are older than `older_s` seconds by the database's clock, and their deliveries; returns how many events.
 
-    Kept are those that an enabled endpoint still waits for, and the last one about each model or training: the next is numbered after it.
+    Kept are those that an enabled endpoint still waits for, and the last one about each model, training or endpoint: the next is numbered
+    after it, where a job counts for itself.
     """
     newer, waiting = aliased(EventRow), and_(DeliveryRow.event_id == EventRow.id, DeliveryRow.status == "pending")
     awaited = exists().where(waiting, EndpointRow.id == DeliveryRow.endpoint_id, EndpointRow.disabled_at.is_(None))
     followed = exists().where(newer.subject == EventRow.subject, newer.sequence > EventRow.sequence)
-    old = select(EventRow.id).where(EventRow.created_at < ago(older_s), ~awaited, or_(EventRow.inbox.is_not(None), followed))
+    old = select(EventRow.id).where(EventRow.created_at < ago(older_s), ~awaited, or_(EventRow.type.like("job.%"), followed))
+    old = old.order_by(EventRow.created_at).limit(AT_ONCE).with_for_update(skip_locked=True, of=EventRow)
     count = 0
     for _ in range(AT_MOST):
         with db.write() as session:
-            gone = session.scalars(old.order_by(EventRow.created_at).limit(AT_ONCE)).all()
-            if gone:
-                session.execute(delete(EventRow).where(EventRow.id.in_(gone)), execution_options={"synchronize_session": False})
-        count += len(gone)
-        if len(gone) < AT_ONCE:
+            found = session.scalars(old).all()
+            # asked again: somebody may have had it sent once more since it was found
+            gone = delete(EventRow).where(EventRow.id.in_(found), ~awaited).returning(EventRow.id)
+            count += len(session.scalars(gone, execution_options={"synchronize_session": False}).all())
+        if len(found) < AT_ONCE:
             break
     return count

@@ -126,10 +126,11 @@ def tidy() -> int:
     """Remove forgotten working copies, checkpoints of trainings that nobody will go on with, and old events; returns how many."""
     chosen = settings()
     db = database(chosen.database)
+    removed = scratch.tidy(chosen) + timetable.tidy(db, chosen)
     events = pruning.prune(db, older_s=chosen.events_kept_s) if chosen.events_kept_s else 0
     if events:
         log.info("%d old webhook events are forgotten, with their deliveries", events)
-    return scratch.tidy(chosen) + timetable.tidy(db, chosen) + events
+    return removed + events
 
 
 @app.task(name="unmask.train_upkeep", acks_late=False)

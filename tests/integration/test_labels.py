@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,42 @@ def test_a_picture_that_was_learnt_from_cannot_join_the_hold_out(db: Database, t
 
     with pytest.raises(collections.CollectionError, match="this very picture"):
         collections.add(db, store, settings, some, actor="cli")
+
+
+def test_a_face_collected_while_its_picture_is_held_out_crosses_nothing(db: Database, tmp_path: Path, faces_folder: Path) -> None:
+    store, settings = Shelf(), Settings(data_dir=tmp_path / "data")
+    some = few(faces_folder, tmp_path / "faces", {"test": 1})
+    job = labelled(db, store, some / (some / "held-out").read_text().splitlines()[0])
+    feedback.label(db, REVA, job, 0, "authentic")
+
+    def watch(records: Any) -> Any:
+        for record in records:
+            yield record
+            assert collections.collect(db, store, settings) == 1
+
+    with pytest.raises(collections.CollectionError, match="cannot join the hold-out"):
+        collections.add(db, store, settings, some, actor="cli", watch=watch)
+
+    with db.read() as session:
+        assert [item.split for item in session.scalars(select(ItemRow))] in (["train"], ["val"])
+
+
+def test_several_bring_the_same_picture_at_once(tmp_path: Path) -> None:
+    store, settings = Shelf(), Settings(data_dir=tmp_path / "data")
+    data = bytes(range(256)) * 4000
+    sha256 = collections.keep(store, settings, data, ".png")
+    together = threading.Barrier(8)
+
+    class Slow(Shelf):
+        """Everybody has the bytes at the same moment."""
+
+        def fetch(self, *given: Any, **how: Any) -> bytes:
+            fetched = store.fetch(*given, **how)
+            together.wait(10)
+            return fetched
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: collections.picture(Slow(), settings, sha256, ".png").read_bytes(), range(8)))
+
+    assert all(one == data for one in found)
+    assert [path.name for path in (tmp_path / "data").rglob("*") if path.is_file()] == [f"{sha256}.png"]

@@ -73,11 +73,12 @@ def test_a_disabled_endpoint_holds_nothing_back(db: Database) -> None:
     assert pruning.prune(db, older_s=DAY_S) == 2
 
 
-def test_events_about_a_model_are_numbered_on(db: Database) -> None:
+@pytest.mark.parametrize("inbox", [None, "press"])
+def test_events_about_a_model_or_an_endpoint_are_numbered_on(db: Database, inbox: str | None) -> None:
     for _ in range(3):
         with db.write() as session:
             sequence = outbox.next_sequence(session, "green/1")
-            outbox.announce(session, "model.promoted", "green/1", sequence, {})
+            outbox.announce(session, "model.promoted" if inbox is None else "endpoint.disabled", "green/1", sequence, {}, inbox=inbox)
     aged(db, 2)
 
     assert pruning.prune(db, older_s=DAY_S) == 2

@@ -125,3 +125,15 @@ def test_what_was_changed_in_the_real_store_is_refused_and_the_old_one_goes_on(
     # And the old one is as it was
     assert registry.fetch(sqlite, store, s3_settings, "green", "1") == old
     assert not (s3_settings.model_cache_dir / "green" / "2").exists()
+
+
+def test_what_a_broken_off_publishing_of_another_build_left_is_put_right(
+    sqlite: Database, store: Storage, s3_settings: Settings, model_folder: Path
+) -> None:
+    """As many bytes, of the same name: the size alone would take it for what is published."""
+    key = "models/green/1/model.bin"
+    store.put(s3_settings.models_bucket, key, bytes((model_folder / "model.bin").stat().st_size), "application/octet-stream")
+
+    registry.publish(sqlite, store, s3_settings, model_folder)
+
+    assert registry.verify(registry.fetch(sqlite, store, s3_settings, "green", "1")).version == "1"
