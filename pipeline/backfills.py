@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from sqlalchemy import Table, func, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from pipeline import identity, ledger
@@ -51,17 +53,20 @@ class Progress:
 def begin(db: Database, inbox: Inbox, prefix: str = "", *, anew: bool = False) -> Progress:
     """Start a back-fill of the keys of an inbox that begin with `prefix`, or go on with the one that was not finished.
 
-    `anew`: from the first key in any case. Raises BackfillError if `prefix` lies outside of the inbox.
+    `anew`: from the first key in any case; otherwise, of two that begin at once, the second goes on with what the first began.
+    Raises BackfillError if `prefix` lies outside of the inbox.
     """
     if prefix and not prefix.startswith(inbox.prefix):
         raise BackfillError(f"The inbox {inbox.name} begins with {inbox.prefix}: there is nothing of it under {prefix}.")
     with db.write() as session:
-        row = session.get(BackfillRow, (inbox.name, prefix))
+        row = session.get(BackfillRow, (inbox.name, prefix), with_for_update=True)
         at = session.execute(select(now())).scalar_one()
         if row is None:
-            row = BackfillRow(inbox=inbox.name, prefix=prefix, after="", seen=0, made=0, left_alone=0, started_at=at, updated_at=at)
-            session.add(row)
-        elif anew or row.finished_at is not None:
+            blank = {"after": "", "seen": 0, "made": 0, "left_alone": 0, "started_at": at, "updated_at": at}
+            with suppress(IntegrityError), session.begin_nested():  # somebody else begins it at this moment
+                session.execute(insert(BackfillRow).values(inbox=inbox.name, prefix=prefix, **blank))
+            row = session.get_one(BackfillRow, (inbox.name, prefix), with_for_update=True)
+        if anew or row.finished_at is not None:
             row.after, row.seen, row.made, row.left_alone = "", 0, 0, 0
             row.started_at, row.updated_at, row.finished_at = at, at, None
         session.flush()

@@ -16,8 +16,9 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
+from threading import Barrier, BrokenBarrierError, Event, Thread
 
 import pytest
 from celery import Celery
@@ -25,7 +26,7 @@ from kombu import Queue as Channel
 from redis import Redis
 from sqlalchemy import func, select, update
 
-from pipeline import backfills, inboxkeeping, ledger
+from pipeline import backfills, faults, inboxkeeping, ledger
 from pipeline.backfills import BackfillError, Progress
 from pipeline.database import Database, JobRow
 from pipeline.inboxes import Inbox
@@ -105,6 +106,26 @@ def test_two_at_once_do_not_undo_each_other(db: Database) -> None:
     with pytest.raises(BackfillError, match="under way"):
         backfills.take(db, theirs, inbox, [Upload("inbox", "a.jpg", etag="e")], seen=1, up_to="a.jpg")
     assert counted(db) == {"backfill": 1}
+
+
+@pytest.mark.parametrize("finished", [False, True], ids=["the first ever", "one that was finished"])
+def test_two_that_begin_at_the_same_moment_go_on_with_one(db: Database, monkeypatch: pytest.MonkeyPatch, finished: bool) -> None:
+    inbox, both = Inbox("default", "inbox"), Barrier(2)
+    before = backfills.finish(db, backfills.begin(db, inbox)) if finished else None
+
+    def meet(name: str, subject: str = "") -> None:
+        if name == "commit":
+            with suppress(BrokenBarrierError):  # where the second waits for the first, nobody meets here
+                both.wait(1.0)
+
+    monkeypatch.setattr(faults, "point", meet)
+    with ThreadPoolExecutor(2) as pool:
+        mine, theirs = pool.map(lambda _: backfills.begin(db, inbox), range(2))
+
+    assert mine == theirs
+    assert (mine.after, mine.seen, mine.finished_at) == ("", 0, None)
+    assert before is None or mine.started_at > before.started_at
+    assert backfills.all_of_them(db) == [mine]
 
 
 def test_an_event_that_tells_of_an_object_that_waits_puts_it_before_the_others(db: Database) -> None:
