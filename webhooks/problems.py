@@ -1,6 +1,7 @@
 """Errors as the caller sees them: RFC 9457 problem JSON with one sentence, or a small page for people.
 
-Whatever goes wrong below ends here: a database that is away is 503, never 500, and no traceback leaves the house.
+Whatever goes wrong below ends here: a database that is away, or too little memory, is 503, never 500, and no traceback leaves
+the house.
 """
 
 from __future__ import annotations
@@ -92,6 +93,13 @@ def of_validation(error: ValidationError) -> Response:
     return respond(422, f"{field}: {said}." if field else f"{said}.")
 
 
+def of_memory(error: MemoryError, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer where there was too little memory for a request: that is this machine's shortage, so it may be tried again."""
+    log.warning("%s %s: not enough memory", request.method, request.path, exc_info=error)
+    sentence = "There is not enough memory for this at the moment; try again shortly."
+    return respond(503, sentence, {"Retry-After": RETRY_AFTER_S, **(headers or {})})
+
+
 def _of_storage(error: StorageError) -> Response:
     if isinstance(error, SourceGone):
         return respond(404, str(error))
@@ -150,6 +158,7 @@ def install(app: Flask) -> None:
     app.register_error_handler(StorageError, _of_storage)
     for kind in AWAY:
         app.register_error_handler(kind, _of_database)
+    app.register_error_handler(MemoryError, of_memory)
     app.register_error_handler(RecursionError, lambda error: respond(400, "The body is nested too deeply."))
     app.register_error_handler(DataError, _of_value)
     app.register_error_handler(HTTPException, _of_http)

@@ -16,7 +16,7 @@ import piexif
 import pytest
 from sqlalchemy import update
 
-from pipeline import inquiry, ledger, registry
+from pipeline import images, inquiry, ledger, registry
 from pipeline.database import FaceRow, ModelRow
 from pipeline.images import encode_png
 from pipeline.jobs import Queue, Reason, Stage, Upload
@@ -92,6 +92,21 @@ def test_predict_answers_with_the_verdict_and_the_picture(web: Web, working: Cal
     assert said["job_id"] == job.id
     assert (job.origin, job.queue, job.key.split("/")[0], job.key.split("/")[2]) == ("predict", "interactive", "predict", "me _ you.jpg")
     assert web.woken == [(job.id, Stage.EXTRACT, Queue.INTERACTIVE)]
+
+
+def test_a_verdict_that_memory_was_too_short_to_tell_of_is_there_to_be_fetched(
+    web: Web, working: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working(finish)
+
+    def too_much(data: bytes) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(base64, "b64encode", too_much)
+    answer = web.client.post("/predict", **upload())
+
+    assert (answer.status_code, answer.content_type, answer.headers["Retry-After"]) == (503, "application/problem+json", "5")
+    assert web.client.get(answer.headers["Location"]).get_json()["verdict"] == "manipulated"
 
 
 def test_past_the_wait_predict_says_where_to_look(make_web: Callable[..., Web], db_url: str) -> None:
@@ -178,6 +193,16 @@ def test_a_file_becomes_a_job_and_the_same_idempotency_key_the_same_one(web: Web
     assert len({answer.get_json()["id"] for answer in (first, other, none)}) == 3
     clash = web.client.post("/v1/jobs", **upload(jpeg(seed=1, width=61)), headers={"Idempotency-Key": "k1"})
     assert (clash.status_code, "Idempotency-Key" in clash.get_json(force=True)["detail"]) == (422, True)
+
+
+def test_an_idempotency_key_knows_its_file_by_the_bytes_not_by_name_and_size(web: Web) -> None:
+    data, key = jpeg(), {"Idempotency-Key": "k1"}
+    first = web.client.post("/v1/jobs", **upload(data), headers=key)
+    clash = web.client.post("/v1/jobs", **upload(data[:-1] + bytes([data[-1] ^ 1])), headers=key)
+    assert (clash.status_code, "Idempotency-Key" in clash.get_json(force=True)["detail"]) == (422, True)
+    again = web.client.post("/v1/jobs", **upload(data), headers=key)
+    assert (again.status_code, again.get_json()["id"]) == (200, first.get_json()["id"])
+    assert len(web.store.objects) == len(web.woken) == 1
 
 
 def test_one_job_is_told_whole(web: Web) -> None:
@@ -268,6 +293,25 @@ def test_pictures_on_pages_are_written_anew(web: Web, working: Callable[..., Non
     assert web.client.get(f"/v1/jobs/{job_id}/result.json").get_json() == {"verdict": "manipulated"}
     assert web.client.get(f"/v1/jobs/{job_id}/faces/1.jpg").status_code == 404
     assert web.client.get(f"/v1/jobs/{job_id}/source.jpg?side=7").status_code == 422
+
+
+def test_a_picture_that_does_not_fit_into_memory_is_shown_when_it_does(
+    web: Web, working: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working(finish)
+    job_id = web.client.post("/predict", **upload()).get_json()["job_id"]
+
+    def too_much(data: bytes, limits: images.Limits) -> images.Picture:
+        raise MemoryError
+
+    with monkeypatch.context() as short:
+        short.setattr(images, "read", too_much)
+        for path in ("source.jpg", "annotated.jpg", "faces/0.jpg"):
+            answer = web.client.get(f"/v1/jobs/{job_id}/{path}")
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5"), path
+            assert answer.get_json(force=True)["detail"] == "There is not enough memory for this at the moment; try again shortly."
+            assert answer.headers["Cache-Control"] == "no-store"
+    assert web.client.get(f"/v1/jobs/{job_id}/source.jpg").status_code == 200
 
 
 def test_a_picture_that_is_shown_again_is_not_fetched_again(web: Web, working: Callable[..., None]) -> None:

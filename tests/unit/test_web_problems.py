@@ -69,6 +69,19 @@ def test_an_object_store_that_is_away_is_503(web: Web) -> None:
     assert (response.status_code, response.get_json(force=True)["detail"]) == (503, "The object store could not be reached.")
 
 
+@pytest.mark.parametrize("path", ["/predict", "/v1/jobs"])
+def test_an_upload_that_does_not_fit_into_memory_is_503_and_may_come_again(web: Web, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    def too_much(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as short:
+        short.setattr(web.store, "put", too_much)
+        response = web.client.post(path, data={"file": (io.BytesIO(jpeg()), "a.jpg")})
+    assert (response.status_code, response.content_type, response.headers["Retry-After"]) == (503, "application/problem+json", "5")
+    assert response.get_json(force=True)["detail"] == "There is not enough memory for this at the moment; try again shortly."
+    assert (web.store.objects, web.woken, "Location" in response.headers) == ({}, [], False)
+
+
 def test_an_error_of_ours_is_500_without_a_traceback(web: Web, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("pipeline.inquiry.page", lambda *_, **__: 1 / 0)
     response = web.client.get("/v1/jobs")

@@ -18,7 +18,7 @@ from webhooks.api import shapes
 from webhooks.api.blueprints import answer, resource
 from webhooks.api.schemas import FileForm, Job, Prediction
 from webhooks.context import Context, here
-from webhooks.problems import Problem, respond
+from webhooks.problems import Problem, of_memory, respond
 
 SEATS = 24
 """So many may wait at once; whoever comes then is answered 202 right away, so that the web process stays free."""
@@ -33,7 +33,8 @@ def predict(form: FileForm) -> Response:
     """Judge one image and wait for the verdict
 
     Answers 202 with a `Location` to poll if it takes longer than the setting `predict_wait_s`. An image that can never be
-    judged (damaged, too large, no image at all) is a 422 that says why.
+    judged (damaged, too large, no image at all) is a 422 that says why. A 503 says in `Retry-After` when to try again; if it
+    has a `Location`, the image was judged, and its verdict is there.
     """
     context = here()
     inbox = inbox_named(context, form.inbox)
@@ -44,7 +45,10 @@ def predict(form: FileForm) -> Response:
     where = f"/v1/jobs/{job_id}"
     status = Status(row.status)
     if status is Status.DONE:
-        return _answer(_prediction(context, row), where)
+        try:
+            return _answer(_prediction(context, row), where)
+        except MemoryError as error:  # the verdict stands: nobody need send the image again
+            return of_memory(error, {"Location": where})
     if not status.terminal:
         return answer(shapes.job(context, row), 202, Location=where, Retry_After="1")
     if status is Status.CANCELLED:
