@@ -39,12 +39,6 @@ CURVE_EVERY_S = 15.0
 _FREE: dict[str, Any] = {"status": Status.QUEUED.value, "lease_until": None, "worker": ""}
 
 
-class TrainingLedgerError(Exception):
-    """What was asked for cannot be written down; the message says why in one sentence. Always permanent."""
-
-    permanent = True
-
-
 @dataclass(frozen=True)
 class Claim:
     """The right to go on with a training, until the lease ends or somebody takes it away (see `renew`).
@@ -166,9 +160,7 @@ def told(db: Database, claim: Claim, lines: Sequence[Mapping[str, Any]]) -> bool
         if _change(session, claim.training_id, *_held(claim), progress={**progress, "kept_s": last}) is None:
             return False
         for point in points:
-            session.execute(
-                insert(TrainingProgressRow).values(training_id=claim.training_id, at=now(), fence=claim.fence, told=point),
-            )
+            session.execute(insert(TrainingProgressRow).values(training_id=claim.training_id, at=now(), fence=claim.fence, told=point))
         return True
 
 
@@ -328,13 +320,22 @@ def unwoken(db: Database, training_id: str) -> None:
         session.execute(update(TrainingRow).where(TrainingRow.id == training_id, TrainingRow.status == "queued").values(woken_at=0.0))
 
 
-def forsaken(db: Database, *, after_s: float) -> list[str]:
-    """Failed and cancelled trainings that ended so long ago, in seconds, that nobody will go on with them: they have no checkpoint now."""
+def forsaken(db: Database, *, after_s: float) -> list[tuple[str, int]]:
+    """Failed and cancelled trainings that ended so long ago, in seconds, that nobody will go on with them, each with its fence.
+
+    They have no checkpoint now, so that all that was kept may go, and are found again until it is `forgotten`.
+    """
     over = TrainingRow.status.in_([Status.FAILED.value, Status.CANCELLED.value])
     with db.write() as session:
         chosen = update(TrainingRow).where(over, TrainingRow.runs > 0, TrainingRow.finished_at < ago(after_s))
-        freed = chosen.values(checkpoint=None, phase=PHASES[0], runs=0).returning(TrainingRow.id)
-        return list(session.scalars(freed, execution_options={"synchronize_session": False}))
+        freed = chosen.values(checkpoint=None, phase=PHASES[0]).returning(TrainingRow.id, TrainingRow.fence)
+        return [(row.id, row.fence) for row in session.execute(freed, execution_options={"synchronize_session": False})]
+
+
+def forgotten(db: Database, training_id: str, fence: int) -> bool:
+    """All that was kept of a forsaken training is deleted. False: somebody retried it meanwhile, or has said so before."""
+    with db.write() as session:
+        return _change(session, training_id, TrainingRow.fence == fence, TrainingRow.runs > 0, runs=0) is not None
 
 
 # -- smaller words

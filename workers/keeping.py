@@ -140,14 +140,16 @@ def restore(storage: Storage, settings: Settings, kept: Mapping[str, Any], folde
     shutil.rmtree(arriving, ignore_errors=True)
 
 
-def forget(storage: Storage, settings: Settings, training_id: str, *, before: str = "") -> None:
-    """Delete what was kept of a training, or only what was before the set under that prefix. What cannot be deleted stays."""
+def forget(storage: Storage, settings: Settings, training_id: str, *, before: str = "") -> bool:
+    """Delete what was kept of a training, or only what was before the set under that prefix. False: some of it stays for now."""
     try:
         for one in list(storage.listing(settings.models_bucket, home(training_id))):
             if not before or one.key < before:  # a later one may be that of a worker that has taken over
                 storage.delete(settings.models_bucket, one.key)
     except StorageError as error:
         log.warning("Leftovers of training %s could not be deleted: %s", training_id, error)
+        return False
+    return True
 
 
 def home(training_id: str) -> str:

@@ -44,11 +44,14 @@ def wake(db: Database, training_id: str) -> bool:
 
 
 def tidy(db: Database, settings: Settings, *, after_s: float = FORSAKEN_S) -> int:
-    """Delete what was kept of trainings that nobody will go on with; returns of how many."""
-    forsaken = trainings.forsaken(db, after_s=after_s)
-    for training_id in forsaken:
-        keeping.forget(storage(settings), settings, training_id)
-    return len(forsaken)
+    """Delete what was kept of trainings that nobody will go on with; returns of how many. What could not be is tried again next time."""
+    gone = 0
+    for training_id, fence in trainings.forsaken(db, after_s=after_s):
+        # somebody may retry it at any moment: what is stored then has a later fence, and stays
+        later = f"{keeping.home(training_id)}{fence + 1:06}"
+        if keeping.forget(storage(settings), settings, training_id, before=later):
+            gone += trainings.forgotten(db, training_id, fence)
+    return gone
 
 
 def _messages() -> int:

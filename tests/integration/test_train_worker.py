@@ -200,7 +200,8 @@ def test_folders_of_trainings_that_are_over_are_cleared_away(db: Database, train
         assert trainings.cancel(db, name, actor="cli")
     with db.write() as session:
         session.execute(update(TrainingRow).where(TrainingRow.id == forsaken).values(finished_at=1.0))
-    assert trainings.forsaken(db, after_s=60.0) == [forsaken]
+    assert trainings.forsaken(db, after_s=60.0) == [(forsaken, 2)]
+    assert trainings.forgotten(db, forsaken, 2)
     for name in (waiting, resumable, forsaken, "trn_unknown", "other"):
         (settings.trainings_dir / name).mkdir(parents=True)
     assert set(train.clear_away(db, settings)) == {"trn_unknown", forsaken}

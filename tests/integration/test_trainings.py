@@ -200,7 +200,10 @@ class TestLeftovers:
         assert trainings.finish(db, claim, name="m", version="1", decision=DECISION)
 
         assert trainings.forsaken(db, after_s=3600) == []
-        assert trainings.forsaken(db, after_s=-1) == [training_id]
+        for _ in range(2):
+            assert trainings.forsaken(db, after_s=-1) == [(training_id, 2)], "found until it is said that all of it is gone"
+        assert trainings.forgotten(db, training_id, 2)
+        assert not trainings.forgotten(db, training_id, 2)
         assert trainings.forsaken(db, after_s=-1) == []
 
         assert trainings.requeue(db, training_id, actor="cli")
