@@ -22,7 +22,7 @@ from typing import Any
 from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session
 
-from pipeline import audit, feedback, images
+from pipeline import audit, card, feedback, images
 from pipeline.database import Database, FaceRow, JobRow, now
 from pipeline.images import ImageRefused, Limits
 from pipeline.jobs import Box, Pixels
@@ -265,7 +265,7 @@ def keep(store: Storage, settings: Settings, data: bytes, suffix: str) -> str:
 def picture(store: Storage, settings: Settings, sha256: str, suffix: str) -> Path:
     """A stored picture as a file here. Raises CollectionError where it is not what was stored, StorageError."""
     path = _place(settings) / _name(sha256, suffix)
-    if not path.exists():
+    if not path.exists() or card.sha256(path) != sha256:  # a crash may have cut it short, or the disk altered it
         data = store.fetch(settings.models_bucket, f"datasets/{_name(sha256, suffix)}", max_bytes=MAX_BYTES)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise CollectionError(f"The picture {sha256[:16]} of the data set is not what it was: its SHA-256 differs.")

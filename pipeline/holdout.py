@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,6 @@ class _Hashes:
     def keep(self) -> None:
         """Write down what was hashed. Raises OSError."""
         if self._new:
-            half = self._place.with_suffix(".part")
+            half = self._place.with_name(f".{self._place.name}.{os.getpid()}.{threading.get_ident()}")  # others may keep theirs now
             half.write_text(json.dumps(self._known), encoding="utf-8")
             half.replace(self._place)

@@ -396,6 +396,6 @@ def _good(place: Path, files: Mapping[str, str]) -> bool:
 
 
 def _clear_abandoned(cache: Path) -> None:
-    for folder in cache.glob(".fetch-*"):
-        if time.time() - folder.stat().st_mtime > ABANDONED_S:
+    with suppress(FileNotFoundError):  # another process has just removed one: the rest waits for the next fetch
+        for folder in (one for one in cache.glob(".fetch-*") if time.time() - one.stat().st_mtime > ABANDONED_S):
             shutil.rmtree(folder, ignore_errors=True)

@@ -224,3 +224,16 @@ def test_several_bring_the_same_picture_at_once(tmp_path: Path) -> None:
 
     assert all(one == data for one in found)
     assert [path.name for path in (tmp_path / "data").rglob("*") if path.is_file()] == [f"{sha256}.png"]
+
+
+@pytest.mark.parametrize("damaged", [b"", b"half", b"other picture"])
+def test_a_picture_that_was_damaged_here_is_brought_anew(damaged: bytes, tmp_path: Path) -> None:
+    store, settings = Shelf(), Settings(data_dir=tmp_path / "data")
+    sha256 = collections.keep(store, settings, b"whole picture", ".png")
+    path = collections.picture(store, settings, sha256, ".png")
+    path.write_bytes(damaged)
+
+    assert collections.picture(store, settings, sha256, ".png").read_bytes() == b"whole picture"
+
+    store.away = StorageError("The store is away.")
+    assert collections.picture(store, settings, sha256, ".png") == path, "what is whole is not brought again"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +191,24 @@ class TestHoldOut:
         with pytest.raises(CollectionError, match=r"such as 2\.jpg"):
             material.bring(db, store, s3_settings, folder, tmp_path / "data")
         assert hashed == ["1.jpg", "2.jpg", "2.jpg"]
+
+    def test_two_may_write_down_what_they_hashed_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "1.jpg").write_bytes(b"one")
+        together, replace = threading.Barrier(2), Path.replace
+
+        def both(half: Path, place: Path) -> Path:
+            together.wait(10)
+            return replace(half, place)
+
+        def hashed(_: int) -> None:
+            hashes = holdout._Hashes(tmp_path / "hashes.json")
+            hashes.of(tmp_path / "1.jpg")
+            hashes.keep()
+
+        monkeypatch.setattr(Path, "replace", both)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(hashed, range(2)))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["1.jpg", "hashes.json"]
 
     def test_an_index_without_a_column_is_refused_wherever_it_is_read(
         self, store: Storage, s3_settings: Settings, db: Database, tmp_path: Path

@@ -408,6 +408,14 @@ def test_downloads_that_nobody_finished_are_cleared_away(
     assert sorted(path.name for path in settings.model_cache_dir.iterdir()) == [".fetch-new", "green"]
 
 
+def test_a_download_that_another_process_clears_away_just_now_is_no_error(
+    database: Database, store: MemoryStorage, settings: Settings, published: Card
+) -> None:
+    settings.model_cache_dir.mkdir(parents=True)
+    (settings.model_cache_dir / ".fetch-gone").symlink_to("nowhere")  # it is listed, and not there when it is looked at
+    assert verify(registry.fetch(database, store, settings, "green", "1")) == published
+
+
 def test_several_processes_may_fetch_one_version_at_once(
     database: Database, store: MemoryStorage, settings: Settings, published: Card
 ) -> None:
