@@ -362,7 +362,8 @@ def decisions(db: Database, *, limit: int = 100) -> list[DecisionRow]:
 def approve(db: Database, settings: Settings, name: str, version: str, *, actor: str) -> None:
     """Promote a candidate that waits for a person.
 
-    Raises GateError if it does not wait, ModelError if the champion is another by now, or the candidate is not signed here.
+    Raises GateError if it does not wait, or if the champion is another by now or the candidate not signed here: trying again changes
+    neither.
     """
     with db.write() as session:
         row = _latest(session, name, version, lock=True)
@@ -370,7 +371,10 @@ def approve(db: Database, settings: Settings, name: str, version: str, *, actor:
             raise GateError(f"{name} {version} does not wait for anybody's approval: `unmask models list` shows what does.")
         over = None if row.champion_name is None or row.champion_version is None else (row.champion_name, row.champion_version)
         audit.note(session, actor, "model.approve", f"{name} {version}", decision=row.id)
-        registry.promoted(session, settings, name, version, over=over)
+        try:
+            registry.promoted(session, settings, name, version, over=over)
+        except ModelError as error:
+            raise GateError(str(error)) from error
         row.settled_by, row.settled_at = actor, session.execute(select(now())).scalar_one()
     shadow.end(db, name, version, actor=actor)
 

@@ -13,7 +13,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pipeline import collections, gate, pins, registry, shadow
-from pipeline.card import ModelError
 from pipeline.database import Database, EventRow
 from pipeline.gate import GateError, Outcome
 from pipeline.images import Limits, read
@@ -168,8 +167,9 @@ def test_nobody_is_promoted_unmeasured_or_over_another_champion(sqlite_url: str,
     assert decision.outcome is Outcome.WAITING
     assert "unmask datasets add" in decision.reasons[0]
     crown(db, store, settings, variant(GOOD, tmp_path / "other", "2026.12.5"))
-    with pytest.raises(ModelError, match="no longer champion"):
+    with pytest.raises(GateError, match="no longer champion") as refused:
         gate.approve(db, settings, decision.name, decision.version, actor="user:op")
+    assert refused.value.permanent, "no retry makes the former champion champion again"
     assert registry.champion(db)[1] == "2026.12.5"
 
 
