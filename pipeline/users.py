@@ -101,18 +101,35 @@ def _get(session: Session, name: str) -> UserRow:
 
 def set_password(db: Database, name: str, password: str, *, actor: str) -> None:
     """Give a user another password; every session of theirs is over. Raises AccessError."""
-    hashed = _hash(_good(name, password))
-    with db.write() as session:
-        row = _get(session, name)
-        row.password = hashed
-        row.generation += 1
-        audit.note(session, actor, "user.password", f"user:{name}")
+    change(db, name, password=password, actor=actor)
 
 
-def change(db: Database, name: str, *, role: Role | None = None, inboxes: Iterable[str] | None = None, actor: str) -> UserRow:
-    """Let a user do more or less; what is None stays. Every session of theirs is over. Raises AccessError."""
+def switch(db: Database, name: str, *, on: bool, actor: str) -> UserRow:
+    """Turn a user off, so that they cannot log in and are out at once, or on again. Raises AccessError."""
+    return change(db, name, on=on, actor=actor)
+
+
+def change(
+    db: Database,
+    name: str,
+    *,
+    role: Role | None = None,
+    inboxes: Iterable[str] | None = None,
+    password: str | None = None,
+    on: bool | None = None,
+    actor: str,
+) -> UserRow:
+    """Let a user do more or less, give them another password, turn them off or on; what is None stays. Every session of theirs is over.
+
+    All of it or nothing: raises AccessError if any of it cannot be.
+    """
+    hashed = None if password is None else _hash(_good(name, password))
     with db.write() as session:
         row = _get(session, name)
+        if hashed is not None:
+            row.password = hashed
+            row.generation += 1
+            audit.note(session, actor, "user.password", f"user:{name}")
         before = {"role": row.role, "inboxes": list(row.inboxes)}
         row.role = row.role if role is None else role.value
         row.inboxes = row.inboxes if inboxes is None else existing(session, inboxes)
@@ -120,14 +137,7 @@ def change(db: Database, name: str, *, role: Role | None = None, inboxes: Iterab
         if before != after:
             row.generation += 1
             audit.note(session, actor, "user.change", f"user:{name}", before=before, after=after)
-        return row
-
-
-def switch(db: Database, name: str, *, on: bool, actor: str) -> UserRow:
-    """Turn a user off, so that they cannot log in and are out at once, or on again. Raises AccessError."""
-    with db.write() as session:
-        row = _get(session, name)
-        if (row.disabled_at is None) != on:
+        if on is not None and (row.disabled_at is None) != on:
             row.disabled_at = None if on else session.execute(select(now())).scalar_one()
             row.generation += 1
             audit.note(session, actor, "user.enable" if on else "user.disable", f"user:{name}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -53,13 +55,32 @@ def receive(context: Context, file: FileStorage | None) -> Received:
     """The file of a multipart form. Raises Problem if there is none, or too much of it."""
     if file is None or not hasattr(file, "stream"):
         raise Problem(422, "The form has no file: send the image as multipart/form-data in the field `file`.")
+    _must_fit(context, file, "The file")
+    return Received(safe_name(file.filename or ""), file.stream.read())
+
+
+def must_be_takable(context: Context, files: Sequence[FileStorage], folder: str, inbox: Inbox) -> None:
+    """Raise Problem for the first of several files that `receive` or `store` would refuse, while none of them is stored yet.
+
+    Otherwise those before it would have their jobs, and be judged twice when the form is sent again.
+    """
+    among = inboxes.directory(context.settings, context.database)
+    for file in files:
+        name = safe_name(file.filename or "")
+        _must_fit(context, file, f"The file {name}" if len(files) > 1 else "The file")
+        if (why := among.why_not(Upload(inbox.bucket, f"{inbox.prefix}{folder}/{name}"))) is not None:
+            raise Problem(422, f"No job is made of {name}: {why}.")
+
+
+def _must_fit(context: Context, file: FileStorage, called: str) -> None:
     most = context.settings.max_image_bytes
-    data = file.stream.read(most + 1)
-    if len(data) > most:
-        raise Problem(413, f"The file has more than the {most:,} bytes that are accepted.")
-    if not data:
-        raise Problem(422, "The file is empty.")
-    return Received(safe_name(file.filename or ""), data)
+    file.stream.seek(0, os.SEEK_END)
+    size = file.stream.tell()
+    file.stream.seek(0)
+    if size > most:
+        raise Problem(413, f"{called} has more than the {most:,} bytes that are accepted.")
+    if not size:
+        raise Problem(422, f"{called} is empty.")
 
 
 def safe_name(name: str) -> str:

@@ -44,12 +44,17 @@ def _end(response: Response) -> Response:
         return response
     if "noted" not in g or audit.noted.get() != g.noted:
         return response
+    note(ACTIONS.get(endpoint, endpoint), _subject(response))
+    return response
+
+
+def note(action: str, subject: str) -> None:
+    """Note what whoever asks has just done; where that fails the log says so."""
     try:
         with here().database.write() as session:
-            audit.note(session, principal().actor, ACTIONS.get(endpoint, endpoint), _subject(response))
+            audit.note(session, principal().actor, action, subject)
     except SQLAlchemyError as error:  # the deed is done, and its answer must not say otherwise
-        log.error("%s by %s could not be noted: %s", endpoint, principal().actor, error)
-    return response
+        log.error("%s of %s by %s could not be noted: %s", action, subject, principal().actor, error)
 
 
 def _subject(response: Response) -> str:

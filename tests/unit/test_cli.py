@@ -71,6 +71,7 @@ def one_sentence(result: Result) -> str:
         (["submit", "/nowhere/a.jpg"], "'/nowhere/a.jpg' does not exist"),
         (["jobs", "--status", "gone"], "'gone' is not one of"),
         (["jobs", "--limit", "0"], "0 is not in the range"),
+        (["label", "x", "99999999999999999999", "authentic"], "is not in the range"),
         (["jobs"], "Nothing has run in"),
         (["job", "x"], "Nothing has run in"),
         (["models", "list"], "start it with `unmask up`"),

@@ -22,7 +22,7 @@ class JobPath(BaseModel):
 
 
 class FacePath(JobPath):
-    index: int = Field(description="The face's index, from 0", ge=0)
+    index: int = Field(description="The face's index, from 0", ge=0, lt=2**31)
 
 
 class EndpointPath(BaseModel):

@@ -38,17 +38,12 @@ def one(path: UserPath) -> Response:
 def change(path: UserPath, body: UserBody) -> Response:
     """Give a user another role, other inboxes or another password, or turn them off or on; what is left out stays
 
-    Every session of theirs is over.
+    Every session of theirs is over. Where one of these cannot be, nothing is changed.
     """
     db, actor = here().database, principal().actor
-    users.get(db, path.name)
-    if body.password is not None:
-        users.set_password(db, path.name, body.password, actor=actor)
-    if body.role is not None or body.inboxes is not None:
-        users.change(db, path.name, role=body.role, inboxes=body.inboxes, actor=actor)
-    if body.enabled is not None:
-        users.switch(db, path.name, on=body.enabled, actor=actor)
-    return answer(people.user(users.get(db, path.name)))
+    users.get(db, path.name)  # whoever is not there is 404, whatever else is wrong
+    row = users.change(db, path.name, role=body.role, inboxes=body.inboxes, password=body.password, on=body.enabled, actor=actor)
+    return answer(people.user(row))
 
 
 @blueprint.post("/users/<string:name>/logout", responses={200: User})

@@ -16,8 +16,8 @@ from pipeline import feedback, inboxes, inquiry, registry
 from pipeline.card import Card, ModelError
 from pipeline.database import Database, JobRow
 from pipeline.jobs import Queue, Status, Verdict, new_id
-from webhooks import acting, deliveries
-from webhooks.accepting import inbox_named, receive, store, take
+from webhooks import acting, auditing, deliveries
+from webhooks.accepting import inbox_named, must_be_takable, receive, store, take
 from webhooks.access import may, principal
 from webhooks.api.shapes import face_rows
 from webhooks.context import Context, here
@@ -172,10 +172,12 @@ def upload() -> AnyResponse:
     if not files:
         raise Problem(422, "No file was chosen.")
     inbox = inbox_named(context, request.form.get("inbox"))
+    must_be_takable(context, files, f"dashboard/{new_id()}", inbox)
     made = ""
     for file in files:
         placed = store(context, receive(context, file), f"dashboard/{new_id()}", origin="submit", inbox=inbox)
         made = take(context, placed.upload, Queue.INTERACTIVE, placed.inbox).job_id
+        auditing.note("job.submit", made)  # now: the store may be away for the next one
     if len(files) == 1:
         return redirect(url_for("dashboard.job", job_id=made), 303)
     return redirect(url_for("dashboard.index"), 303)

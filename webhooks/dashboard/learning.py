@@ -13,12 +13,14 @@ from webhooks.access import may, principal
 from webhooks.context import here
 from webhooks.dashboard.blueprint import blueprint
 
+FACE = f"<int(max={2**31 - 1}):index>"
+"""A face's index in an address; no database could hold a larger one, nor look for it."""
 MEASURES = {"score": "Score", "size": "Size of the face", "blur": "Sharpness", "detection": "Detection"}
 CHART = (720.0, 90.0)
 """Of a measure's chart, in units of its drawing."""
 
 
-@blueprint.post("/jobs/<job_id>/faces/<int:index>/label")
+@blueprint.post(f"/jobs/<job_id>/faces/{FACE}/label")
 def label_face(job_id: str, index: int) -> AnyResponse:
     """Say of a face what it is, or take that back."""
     context = here()
@@ -31,7 +33,7 @@ def label_face(job_id: str, index: int) -> AnyResponse:
     return redirect(url_for("dashboard.job", job_id=row.id), 303)
 
 
-@blueprint.post("/jobs/<job_id>/faces/<int:index>/pin")
+@blueprint.post(f"/jobs/<job_id>/faces/{FACE}/pin")
 def pin_face(job_id: str, index: int) -> AnyResponse:
     """Let no new model change a face's verdict unless a person agrees."""
     context = here()

@@ -88,7 +88,7 @@ def unpin(sha256: str) -> None:
 
 @click.command("label")
 @click.argument("job")
-@click.argument("face", type=click.IntRange(0))
+@click.argument("face", type=click.IntRange(0, 2**31 - 1))
 @click.argument("label", type=click.Choice(feedback.LABELS))
 @click.option("--note", default="", help="Why.")
 def label_face(job: str, face: int, label: str, note: str) -> None:
