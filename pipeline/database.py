@@ -6,10 +6,10 @@ the time (leases, due deliveries) it is the database's clock that counts, so one
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -339,9 +339,13 @@ class Database:
         self.engine.dispose()
 
 
+SILENCE = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 15_000}
+"""A PostgreSQL whose machine is gone does not even say so: given up after some 15 s, not after hours. A long statement does not count."""
+
+
 def _engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return _proven(create_engine(url, pool_size=5, max_overflow=20, pool_recycle=1800, connect_args={"connect_timeout": 5}))
+        return _proven(create_engine(url, pool_size=5, max_overflow=20, pool_recycle=1800, connect_args=SILENCE))
     if (path := make_url(url).database) and path != ":memory:":
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": 30})
@@ -380,7 +384,15 @@ def _proven(engine: Engine) -> Engine:
     return engine
 
 
-@cache
+_known: dict[str, Database] = {}
+_kept: list[Database] = []  # in a forked process, too: were they closed there, the parent's sessions would end
+
+
 def database(url: str) -> Database:
-    """The process's one Database for a URL. Call it after forking, never before."""
-    return Database(url)
+    """The process's one Database for a URL. A process that is forked gets its own: a connection is one process's."""
+    if url not in _known:
+        _kept.append(_known.setdefault(url, Database(url)))
+    return _known[url]
+
+
+os.register_at_fork(after_in_child=_known.clear)

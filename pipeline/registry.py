@@ -367,8 +367,7 @@ def fetch(database: Database, storage: Storage, settings: Settings, name: str, v
             arrived, outdated = Path(temporary, "new"), Path(temporary, "old")
             arrived.mkdir()
             for file in files:
-                data = storage.fetch(settings.models_bucket, _key(name, version, file), max_bytes=MAX_FILE_BYTES)
-                (arrived / file).write_bytes(data)
+                (arrived / file).write_bytes(storage.fetch(settings.models_bucket, _key(name, version, file), max_bytes=MAX_FILE_BYTES))
             verify(arrived, files)
             place.parent.mkdir(exist_ok=True)
             if _good(place, files):  # another process was faster

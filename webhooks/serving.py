@@ -12,6 +12,8 @@ from typing import Any
 import waitress
 from waitress import wasyncore
 
+from pipeline.stopping import setting
+
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.5
@@ -23,7 +25,7 @@ def serve(application: Callable[..., Any], *, patience_s: float, **adjustments: 
     after `patience_s` seconds at the latest. `adjustments`: those of waitress. Call it from the main thread."""
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, setting(stopping))
     open_: dict[int, Any] = {}
     server = waitress.create_server(application, map=open_, **adjustments)
     server.print_listen("Serving on http://{}:{}")

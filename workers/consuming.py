@@ -25,6 +25,7 @@ from pipeline.database import Database, PauseRow, database
 from pipeline.events import EventError
 from pipeline.ledger import LedgerError
 from pipeline.settings import Settings, SettingsError, settings
+from pipeline.stopping import setting
 from workers import ingest
 
 log = logging.getLogger(__name__)
@@ -188,7 +189,7 @@ def main() -> int:
     logging.basicConfig(level=chosen.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, setting(stopping))
     Consumers(database(chosen.database), chosen, stopping).run()
     return 0
 

@@ -9,10 +9,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from threading import Event
 
 from pipeline.settings import Settings, SettingsError, from_environment
+from pipeline.stopping import setting
 from workers.place import environment_of
 from workers.stack import Stack, StackError
 
@@ -35,10 +37,12 @@ def up(settings: Settings, say: Say = print) -> None:
     stopping = Event()
     live = Stack(settings, say, stopping)
 
+    stop, times = setting(stopping), count(1)
+
     def asked(number: int, frame: object) -> None:
-        if stopping.is_set():
+        if next(times) > 1:
             live.kill()
-        stopping.set()
+        stop(number, frame)
 
     before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

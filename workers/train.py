@@ -159,11 +159,13 @@ def _look_for_work(**_: Any) -> None:
     chosen = settings()
     for problem in problems(chosen):
         log.error("%s", problem)
+    db = Database(chosen.database)  # of this moment only: nothing is left open in the process that children are forked from
     with suppress(Exception):
-        clear_away(database(chosen.database), chosen)
+        clear_away(db, chosen)
     with suppress(Exception):  # the next upkeep does it
-        for training_id in trainings.due(database(chosen.database), wake_after_s=0.0, limit=1):
+        for training_id in trainings.due(db, wake_after_s=0.0, limit=1):
             wake_training(training_id)
+    db.dispose()
 
 
 def clear_away(db: Database, chosen: Settings) -> list[str]:

@@ -13,12 +13,12 @@ from typing import Any, cast
 
 from celery.signals import worker_shutdown
 
-from pipeline import collections, drift, inquiry, ledger, schedules
+from pipeline import collections, drift, inquiry, ledger, pruning, schedules
 from pipeline.database import Database, database
 from pipeline.jobs import STAGES, Queue, Stage
 from pipeline.settings import Settings, settings
 from pipeline.storage import StorageError, storage
-from webhooks import outbound, pruning
+from webhooks import outbound
 from workers import ingest, measuring, scratch, timetable
 from workers.app import app, delivering, wake
 from workers.queues import queue_of

@@ -33,6 +33,7 @@ import numpy as np
 from pipeline import gaudi, options
 from pipeline.groups import DEVICES
 from pipeline.options import Options, OptionsError
+from pipeline.stopping import setting
 from pipeline.training import checkpoint, datasets, devices, examples, kept_out, lifeline, portraits
 from pipeline.training.checkpoint import CheckpointError
 from pipeline.training.crops import Cut, cached
@@ -373,7 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lifeline.tie()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):  # the last is what mpirun passes on
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, setting(stopping))
     try:
         return 0 if train(chosen, stopping) else STOPPED
     except (TrainingError, CheckpointError, DatasetError, WeightsError) as error:

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from pipeline import outbox
+from pipeline import outbox, pruning
 from pipeline.changes import ago
 from pipeline.database import Database, DeliveryAttemptRow, DeliveryRow, EndpointRow, EventRow, now
 from pipeline.settings import Settings
 from tests.fixtures.jobs import brought_to
-from webhooks import pruning
 from workers import upkeep
 
 DAY_S = 86_400.0

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("pipeline", "workers", "webhooks")
 
 LAYERS = (
-    {"settings", "jobs", "shortcut", "batching", "faults", "options", "groups"},
+    {"settings", "jobs", "shortcut", "batching", "faults", "options", "groups", "stopping"},
     {
         "storage",
         "database",
@@ -43,6 +43,7 @@ LAYERS = (
         "changes",
         "deaths",
         "outbox",
+        "pruning",
         "payloads",
         "ledger",
         "pauses",

@@ -17,6 +17,7 @@ from pipeline.database import Database
 from pipeline.inboxes import DEFAULT, Inbox
 from pipeline.jobs import Queue
 from pipeline.settings import Settings
+from pipeline.stopping import setting
 from pipeline.storage import Storage
 from workers import console, hearing, wiring
 from workers.sentences import CommandError
@@ -168,7 +169,7 @@ def backfill(inbox: str, prefix: str, anew: bool, window: int | None, count: boo
     app.configure(settings)
     stopping = Event()
     store = object_store(settings)
-    before = signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    before = signal.signal(signal.SIGINT, setting(stopping))
     try:
         with opened(settings) as database, console.progress(console.console(error=True)) as shown:
             task = shown.add_task("back-filling", total=None, note="")
