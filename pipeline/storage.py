@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -127,10 +127,13 @@ class Storage:
                 self.client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
         faults.point("put.done", key)
 
-    def upload(self, bucket: str, key: str, path: Path) -> None:
-        """Write one object from a file of any size, in parts, without holding it in memory. Raises StorageError."""
+    def upload(self, bucket: str, key: str, path: Path, told: Callable[[int], None] | None = None) -> None:
+        """Write one object from a file of any size, in parts, without holding it in memory. Raises StorageError.
+
+        `told`: called with the number of bytes of each piece that goes out, by several threads at once; it must not raise.
+        """
         with _translated(f"{bucket}/{key}"):
-            self.client.upload_file(str(path), bucket, key)
+            self.client.upload_file(str(path), bucket, key, Callback=told)
 
     def download(self, bucket: str, key: str, path: Path) -> None:
         """Write one object into a file, in parts. Raises SourceGone or StorageError; a file that is begun may then remain."""

@@ -11,15 +11,12 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from signal import SIGKILL
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -31,27 +28,28 @@ from pipeline.database import Database
 from pipeline.settings import Settings
 from pipeline.storage import Storage, StorageError
 from pipeline.trainings import Claim
-from workers import calm, keeping, launching, material, tether
+from workers import keeping, launching, material
 from workers.environments import CODE
 from workers.exclusion import locked_within
 from workers.holding import Hold
 from workers.launching import CHECKPOINT_FILES, Launch, Outcome
+from workers.watching import Watch
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.2
 AGAIN_S = 5.0
 """After how long a database or store that did not answer is asked again."""
 ORPHANS_S = 20.0
 """How long the trainer of a worker that died may take to vanish."""
 HOLD_S = 30.0
 """How long a trainer waits with a checkpoint for our word that it is stored, before it goes on without."""
+RELEASE_STALLS = 6
+"""What makes a version may say nothing for so many times as long as a trainer: it speaks only when one of its parts is done."""
 NICE = 10
 """A trainer on the CPU lets everything else on the machine go first."""
 RESULTS = ("weights.h5", "training.json", "curve.json", "curve.png")
 START = "start.h5"
 NAME = "unmask-resnet50"
-LAST_LINES = 40
 
 
 class CourseError(Exception):
@@ -90,7 +88,7 @@ class Course:
         self._read = 0
         self._untold: list[dict[str, Any]] = []
         self._not_before = 0.0
-        self._heard = time.monotonic()
+        self._watch = Watch(self.folder, stopping, settings.train_stop_s)
 
     def run(self) -> None:
         """Go on to the end. Raises Stopped, HoldLost, and what the rooms that it goes through raise, each with `permanent`."""
@@ -179,13 +177,16 @@ class Course:
             launching.command_of(launch, told),
             launching.environment_of(launch, self._environment()),
             self._look,
-            nice=group.device == "cpu",
+            stall_s=self._settings.train_stall_s,
+            nice=NICE if group.device == "cpu" else 0,
         )
         self._look(last=True)
         if outcome.state == "stopped":
-            raise Stopped
+            if self._watch.ending(outcome):
+                raise Stopped
+            raise CourseError("The trainer was asked to stop by somebody else.", said=self._watch.said())
         if outcome.state == "failed":
-            raise CourseError(outcome.sentence, permanent=outcome.permanent, said=self._said())
+            raise CourseError(outcome.sentence, permanent=outcome.permanent, said=self._watch.said())
 
     def _look(self, *, last: bool = False) -> None:
         """Keep what the trainer has told since the last look, and its checkpoint if it is another one.
@@ -197,7 +198,7 @@ class Course:
         held = None if wait else self._another_checkpoint()
         self._untold += (lines := self._lines())  # after that: what led to a checkpoint is kept before it is
         if lines or held is not None:
-            self._heard = time.monotonic()
+            self._watch.hear()
         self._hold.check()
         if wait:
             return
@@ -250,14 +251,18 @@ class Course:
         command += ["--facts", str((self._settings.trainings_dir / "faces.npz").absolute())]
         command += [f"--street={params['street']}"] if "street" in params else []
         command += ["--no-grid"] if params.get("grid") is False else []
-        self._heard = time.monotonic()
-        outcome = self._watched(command, self._environment(), self._hold.check, nice=True)
+
+        def look() -> None:
+            self._hold.check()
+            self._watch.hear_log()
+
+        stall_s = RELEASE_STALLS * self._settings.train_stall_s
+        outcome = self._watched(command, self._environment(), look, what="What makes it", stall_s=stall_s, nice=NICE)
         if outcome.state != "done":
-            if self._stopping():
+            if self._watch.ending(outcome):
                 raise Stopped
-            raise CourseError(
-                f"No version could be made of the weights: {outcome.sentence}", permanent=outcome.permanent, said=self._said()
-            )
+            why = f"No version could be made of the weights: {outcome.sentence}"
+            raise CourseError(why, permanent=outcome.permanent, said=self._watch.said())
         folder = made / NAME / version
         return [str(path.relative_to(self.folder)) for path in sorted(folder.iterdir()) if path.is_file()]
 
@@ -294,7 +299,12 @@ class Course:
     def _store(self, folder: Path, names: Sequence[str], what: str, *, phase: str | None = None, **place: int) -> None:
         self._stored += 1
         prefix = f"{keeping.home(self._claim.training_id)}{self._claim.fence:06}-{self._stored:06}-{what}/"
-        files = keeping.store(self._storage, self._settings, prefix, folder, names)
+        telling = _Telling(self._storage, lambda _: self._watch.getting_on())
+        try:
+            files = keeping.store(telling, self._settings, prefix, folder, names)
+        finally:
+            self._watch.hear()  # nobody listened to the trainer meanwhile
+        self._hold.check()
         kept = {"prefix": prefix, "files": files, **place}
         with_cards = self._lease.descriptors != []
 
@@ -314,48 +324,22 @@ class Course:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(CODE), os.environ.get("PYTHONPATH"))))
         return environment
 
-    def _watched(self, command: Sequence[str], environment: Mapping[str, str], look: Callable[[], None], *, nice: bool) -> Outcome:
-        """Run a program that dies with us, looking after it, until it ends; asked to stop, it gets `train_stop_s` to do so."""
-        tied = [sys.executable, "-S", "-E", tether.__file__, str(self.folder / "alive.lock")]
-        words = [*tied, *([sys.executable, "-S", "-E", calm.__file__, str(NICE)] if nice else []), *command]
-        self._heard = time.monotonic()
-        asked: float | None = None
-        with (self.folder / "log").open("wb") as output:
-            process = subprocess.Popen(
-                words,
-                env=dict(environment),
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=tuple(self._lease.descriptors),
-            )
-        try:
-            while True:
-                with suppress(subprocess.TimeoutExpired):
-                    return launching.outcome_of(process.wait(LOOK_S), self._said().splitlines())
-                look()
-                if asked is None and self._stopping():
-                    asked = time.monotonic()
-                    process.terminate()
-                if asked is not None and time.monotonic() - asked > self._settings.train_stop_s:
-                    raise Stopped
-                if time.monotonic() - self._heard > self._settings.train_stall_s:
-                    raise CourseError(f"The trainer said nothing for {self._settings.train_stall_s:g} s.", said=self._said())
-        finally:
-            if process.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, SIGKILL)
-                process.wait()
+    def _watched(self, command: Sequence[str], environment: Mapping[str, str], look: Callable[[], None], **how: Any) -> Outcome:
+        outcome = self._watch.run(command, environment, look, descriptors=self._lease.descriptors, **how)
+        if outcome is None:
+            raise Stopped
+        return outcome
 
-    def _said(self) -> str:
-        try:
-            with (self.folder / "log").open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 20_000))
-                return "\n".join(file.read().decode(errors="replace").splitlines()[-LAST_LINES:])
-        except FileNotFoundError:
-            return ""
+
+class _Telling(Storage):
+    """The same store, which says whenever a piece of an upload has gone out."""
+
+    def __init__(self, storage: Storage, told: Callable[[int], None]) -> None:
+        vars(self).update(vars(storage))
+        self._told = told
+
+    def upload(self, bucket: str, key: str, path: Path, told: Callable[[int], None] | None = None) -> None:
+        super().upload(bucket, key, path, told or self._told)
 
 
 def _place(kept: Mapping[str, Any]) -> tuple[int, int]:
