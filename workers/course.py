@@ -299,9 +299,8 @@ class Course:
     def _store(self, folder: Path, names: Sequence[str], what: str, *, phase: str | None = None, **place: int) -> None:
         self._stored += 1
         prefix = f"{keeping.home(self._claim.training_id)}{self._claim.fence:06}-{self._stored:06}-{what}/"
-        telling = _Telling(self._storage, lambda _: self._watch.getting_on())
         try:
-            files = keeping.store(telling, self._settings, prefix, folder, names)
+            files = keeping.store(self._storage, self._settings, prefix, folder, names, lambda _: self._watch.getting_on())
         finally:
             self._watch.hear()  # nobody listened to the trainer meanwhile
         self._hold.check()
@@ -329,17 +328,6 @@ class Course:
         if outcome is None:
             raise Stopped
         return outcome
-
-
-class _Telling(Storage):
-    """The same store, which says whenever a piece of an upload has gone out."""
-
-    def __init__(self, storage: Storage, told: Callable[[int], None]) -> None:
-        vars(self).update(vars(storage))
-        self._told = told
-
-    def upload(self, bucket: str, key: str, path: Path, told: Callable[[int], None] | None = None) -> None:
-        super().upload(bucket, key, path, told or self._told)
 
 
 def _place(kept: Mapping[str, Any]) -> tuple[int, int]:

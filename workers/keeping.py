@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,13 +100,20 @@ def position(folder: Path) -> tuple[int, int] | None:
         return None
 
 
-def store(storage: Storage, settings: Settings, prefix: str, folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Upload files of a folder under `prefix`; returns the hash of each. Raises StorageError."""
+def store(
+    storage: Storage,
+    settings: Settings,
+    prefix: str,
+    folder: Path,
+    names: Iterable[str],
+    told: Callable[[int], None] | None = None,
+) -> dict[str, str]:
+    """Upload files of a folder under `prefix`; returns the hash of each. `told`: as of `Storage.upload`. Raises StorageError."""
     hashes = {}
     for name in names:
         if (folder / name).is_file():
             hashes[name] = sha256(folder / name)
-            storage.upload(settings.models_bucket, prefix + name, folder / name)
+            storage.upload(settings.models_bucket, prefix + name, folder / name, told)
     return hashes
 
 
