@@ -28,9 +28,9 @@ class Role(str, Enum):
     """What somebody may do; each role may do what those before it may."""
 
     VIEWER = "viewer"
-    """Look: jobs, results, models, trainings."""
+    """Look: jobs, results, models, trainings. And say of a face what it is, which counts where two agree."""
     REVIEWER = "reviewer"
-    """And say of a face what it is; put images in."""
+    """And settle alone what a face is; put images in."""
     OPERATOR = "operator"
     """And act: retry, cancel, pause, endpoints, trainings, schedules, promote, roll back."""
     ADMIN = "admin"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
 from sqlalchemy import and_, delete, exists, or_, select
 from sqlalchemy.orm import aliased
 
@@ -10,8 +12,8 @@ from pipeline.database import Database, DeliveryRow, EndpointRow, EventRow
 
 AT_ONCE = 500
 """So many events, each with its deliveries and their attempts, go in one transaction."""
-AT_MOST = 40
-"""So many transactions a run: the next one goes on."""
+BUDGET_S = 60.0
+"""After so long a run ends, and the next one goes on."""
 
 
 def prune(db: Database, *, older_s: float) -> int:
@@ -26,7 +28,8 @@ def prune(db: Database, *, older_s: float) -> int:
     old = select(EventRow.id).where(EventRow.created_at < ago(older_s), ~awaited, or_(EventRow.type.like("job.%"), followed))
     old = old.order_by(EventRow.created_at).limit(AT_ONCE).with_for_update(skip_locked=True, of=EventRow)
     count = 0
-    for _ in range(AT_MOST):
+    until = monotonic() + BUDGET_S
+    while monotonic() < until:
         with db.write() as session:
             found = session.scalars(old).all()
             # asked again: somebody may have had it sent once more since it was found

@@ -18,8 +18,8 @@ from webhooks.problems import Problem
 
 PAGE = 60
 ROLES = {
-    Role.VIEWER: "looks at jobs, results and models",
-    Role.REVIEWER: "also says of a face what it is, and puts images in",
+    Role.VIEWER: "looks at jobs, results and models, and says of a face what it is, which counts where two agree",
+    Role.REVIEWER: "also settles alone what a face is, and puts images in",
     Role.OPERATOR: "also retries, cancels, pauses, promotes; webhooks",
     Role.ADMIN: "also decides who may come in, and reads the audit",
 }
