@@ -16,7 +16,7 @@ from pipeline.inboxes import Inbox
 from pipeline.jobs import Queue
 from pipeline.settings import Settings
 from workers import consuming
-from workers.wiring import UNREAD, Present
+from workers.wiring import UNREAD, Present, encoded, understood
 
 RECENT = 20
 """So many of the newest uploads are looked at."""
@@ -67,7 +67,7 @@ def _look(inbox: Inbox, settings: Settings, db: Database, s3: Any, maker: str) -
     if maker == "MinIO":
         notifications = _notifications(s3, inbox.bucket)
         told = [one for one in notifications.get("QueueConfigurations", ()) if one["QueueArn"].endswith(":webhook")]
-        missing = uncovered(inbox, told)
+        missing = uncovered(inbox, told, plain=True)
         return Heard(not missing, missing or "its notification is there", bool(missing), Present(notifications, {}))
     return _by_experience(inbox, db)
 
@@ -121,21 +121,28 @@ def _attributes(inbox: Inbox, settings: Settings) -> Mapping[str, str]:
     return found
 
 
-def uncovered(inbox: Inbox, told: Iterable[Mapping[str, Any]]) -> str:
-    """Which uploads a bucket's notifications leave out, in words; empty: none. `told`: those that go to the right place."""
+def uncovered(inbox: Inbox, told: Iterable[Mapping[str, Any]], *, plain: bool = False) -> str:
+    """Which uploads a bucket's notifications leave out, in words; empty: none. `told`: those that go to the right place.
+
+    `plain`: their rules have keys as they are, like MinIO's; otherwise encoded, like Amazon's.
+    """
     some = list(told)
     if not some:
         return "there is no notification for it"
+    written, read = (str, str) if plain else (encoded, understood)
+    prefix = written(inbox.prefix)
     suffixes: set[str] = set()
     for one in some:
         how = {event.removeprefix("s3:ObjectCreated:") for event in one["Events"] if event.startswith("s3:ObjectCreated:")}
         rules = {rule["Name"].lower(): rule["Value"] for rule in one.get("Filter", {}).get("Key", {}).get("FilterRules", ())}
-        if ("*" in how or how >= HOW) and inbox.prefix.startswith(rules.get("prefix", "")):
+        if ("*" in how or how >= HOW) and prefix.startswith(read(rules.get("prefix", ""))):
             suffixes.add(rules.get("suffix", ""))
     if not suffixes:
         wanted = f" under {inbox.prefix}" if inbox.prefix else ""
-        return f"its notification leaves out some ways to create an object, or keys{wanted} (wanted: s3:ObjectCreated:*)"
-    if "" in suffixes or (inbox.suffixes and all(wanted.endswith(tuple(suffixes)) for wanted in inbox.suffixes)):
+        rule = f", and the prefix written as {prefix}" if prefix != inbox.prefix else ""
+        return f"its notification leaves out some ways to create an object, or keys{wanted} (wanted: s3:ObjectCreated:*{rule})"
+    enough = tuple(map(read, suffixes))
+    if "" in suffixes or (inbox.suffixes and all(written(wanted).endswith(enough) for wanted in inbox.suffixes)):
         return ""
     return f"it tells only of keys that end in {' or '.join(sorted(suffixes))}"
 

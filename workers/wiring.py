@@ -6,8 +6,10 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote_plus, unquote_plus
 
 from pipeline.inboxes import Inbox
 from pipeline.settings import Settings
@@ -22,6 +24,8 @@ ANY_CREATED = "s3:ObjectCreated:"
 CREATED = f"{ANY_CREATED}*"
 ARN = {"TopicConfigurations": "TopicArn", "QueueConfigurations": "QueueArn", "LambdaFunctionConfigurations": "LambdaFunctionArn"}
 """The kinds of a bucket's notifications, and where each says whom it tells."""
+ENCODED = re.compile(r"(?:[0-9A-Za-z/+!_.*'()-]|%[0-9A-Fa-f]{2})*")
+"""What a rule of Amazon's filters is made of: what its user guide calls safe characters, a plus for each space, the rest by percent."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,22 @@ def ways(inbox: Inbox, settings: Settings, present: Present = UNREAD) -> dict[st
 def queue_name(inbox: Inbox) -> str:
     """The name of its queue: as its URL has it, else one made of the inbox's name."""
     return inbox.sqs_url.rpartition("/")[2] or f"unmask-{inbox.name}"
+
+
+def encoded(part: str) -> str:
+    """The beginning or end of a key as Amazon wants it in the rule of a filter; other stores take it as it is."""
+    return quote_plus(part, safe="/").replace("~", "%7E")  # Python leaves the tilde alone, which is none of the safe ones
+
+
+def understood(rule: str) -> str:
+    """A rule that somebody wrote, as `encoded` writes it, to compare it with what that gives.
+
+    One that is not encoded stays as it is: Amazon takes it, but no key that has its space or special character matches it.
+    """
+    if ENCODED.fullmatch(rule):
+        with suppress(UnicodeDecodeError):  # it may end amidst a character
+            return encoded(unquote_plus(rule, errors="strict"))
+    return rule
 
 
 def policy(queue_arn: str, bucket: str) -> dict[str, Any]:
@@ -144,7 +164,8 @@ def _notifications(inbox: Inbox, arn: str, present: Mapping[str, Any]) -> tuple[
     mine, queue = f"unmask-{inbox.name}", queue_name(inbox)
     others = [one for one in present.get("QueueConfigurations", ()) if one.get("Id") != mine]
     ours = [one for one in others if one["QueueArn"] == arn or (arn == "@ARN@" and one["QueueArn"].endswith(f":{queue}"))]
-    prefix = min([inbox.prefix, *(_prefix(one) for one in ours if _overlaps(one, inbox.prefix))], key=len)
+    wanted = encoded(inbox.prefix)
+    prefix = min([wanted, *(_prefix(one) for one in ours if _overlaps(one, wanted))], key=len)
     kept = []
     for one in others:
         left = one["Events"]
@@ -161,12 +182,13 @@ def _notifications(inbox: Inbox, arn: str, present: Mapping[str, Any]) -> tuple[
 
 
 def _prefix(notification: Mapping[str, Any]) -> str:
+    """The beginning of the keys it tells of, encoded."""
     rules = notification.get("Filter", {}).get("Key", {}).get("FilterRules", ())
-    return next((str(rule["Value"]) for rule in rules if rule["Name"].lower() == "prefix"), "")
+    return next((understood(str(rule["Value"])) for rule in rules if rule["Name"].lower() == "prefix"), "")
 
 
 def _overlaps(notification: Mapping[str, Any], prefix: str) -> bool:
-    """Whether it tells of uploads of some keys that begin with `prefix`."""
+    """Whether it tells of uploads of some keys that begin with `prefix`, which is encoded."""
     theirs = _prefix(notification)
     created = any(event.startswith(ANY_CREATED) for event in notification["Events"])
     return created and (theirs.startswith(prefix) or prefix.startswith(theirs))
@@ -181,7 +203,7 @@ def _shell(value: Mapping[str, Any]) -> str:
 def _terraform(inbox: Inbox) -> str:
     name, label = queue_name(inbox), re.sub(r"\W", "_", f"unmask_{inbox.name}")
     document = _hcl(policy("@ARN@", inbox.bucket)).replace('"@ARN@"', f"aws_sqs_queue.{label}.arn")
-    prefix = f"\n    filter_prefix = {_hcl(inbox.prefix)}" if inbox.prefix else ""
+    prefix = f"\n    filter_prefix = {_hcl(encoded(inbox.prefix))}" if inbox.prefix else ""
     return f"""resource "aws_sqs_queue" "{label}_dead" {{
   name                      = {_hcl(name + "-dead")}
   message_retention_seconds = {RETENTION_S}

@@ -54,6 +54,43 @@ def test_endings_that_are_told_are_enough_for_an_inbox_that_takes_no_others() ->
     assert "only of keys" in uncovered(Inbox("press", "press-bucket", suffixes=(".jpg", ".webp")), told)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "rule", "covered"),
+    [
+        ("press photos/", "press+photos/", True),
+        ("press photos/", "press%20photos/", True),
+        ("press photos/2026/", "press+photos/", True),
+        ("press photos/", "press photos/", False),  # matches nothing
+        ("day=1/", "day%3D1/", True),
+        ("day=1/", "day%3d1/", True),
+        ("day=1/", "day=1/", False),
+        ("a+b/", "a%2Bb/", True),
+        ("a+b/", "a+b/", False),  # the keys of "a b/"
+        ("100%/", "100%/", False),
+        ("~me/", "%7Eme/", True),
+        ("é/", "%C3%A9/", True),
+        ("é/", "%C3", True),  # half of it, which is a beginning all the same
+        ("it's_(1)-a.b!/", "it's_(1)-a.b!/", True),  # nothing in it has to be encoded
+        ("it's_(1)-a.b!/", "it%27s_%281%29-a.b%21/", True),
+    ],
+)
+def test_a_rule_of_amazon_is_read_as_amazon_reads_it(prefix: str, rule: str, covered: bool) -> None:
+    inbox, told = Inbox("press", "press-bucket", prefix), [notification(CREATED, prefix=rule)]
+    found = uncovered(inbox, told)
+    assert bool(found) != covered
+    if not covered:
+        assert f"under {prefix} (wanted: {CREATED}, and the prefix written as {wiring.encoded(prefix)})" in found
+    assert uncovered(inbox, [notification(CREATED, prefix=wiring.encoded(prefix))]) == ""
+    assert uncovered(inbox, [notification(CREATED, prefix=prefix)], plain=True) == ""
+
+
+def test_a_rule_for_endings_is_read_as_amazon_reads_it() -> None:
+    inbox = Inbox("press", "press-bucket", suffixes=(".jpg~",))
+    assert uncovered(inbox, [notification(CREATED, suffix=".jpg%7E")]) == ""
+    assert "only of keys that end in .jpg~" in uncovered(inbox, [notification(CREATED, suffix=".jpg~")])
+    assert uncovered(inbox, [notification(CREATED, suffix=".jpg~")], plain=True) == ""
+
+
 def carried_out(ministack: Amazon, script: str) -> str:
     """What a script for Amazon's command line prints; it must come through."""
     done = subprocess.run(
@@ -101,7 +138,8 @@ def test_what_the_doctor_prints_for_the_aws_command_line_makes_uploads_heard(
     assert {one["QueueArn"] for one in configuration(ministack, bucket)} == {ministack.arn(other), ministack.arn(url)}
     dead = attributes(ministack, f"{url}-dead")
     assert dead["MessageRetentionPeriod"] == attributes(ministack, url)["MessageRetentionPeriod"] == str(wiring.RETENTION_S)
-    ministack.s3.put_object(Bucket=bucket, Key="it's ${in}/a.jpg", Body=b"x")
+    # Amazon would tell of "it's ${in}/a.jpg"; MiniStack takes rules to be keys as they are.
+    ministack.s3.put_object(Bucket=bucket, Key=f"{wiring.encoded(inbox.prefix)}a.jpg", Body=b"x")
     bodies = []
     while len(bodies) < 2:  # the test event comes first, and may come alone
         answer = ministack.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=5)
@@ -190,6 +228,32 @@ def test_a_notification_that_served_others_as_well_stays_as_wide_as_it_was() -> 
     rest = {**wide, "Events": ["s3:ObjectRemoved:*"]}
     added = {"Id": "unmask-press", **ours, "Events": [CREATED], "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": "in/"}]}}}
     assert whole["QueueConfigurations"] == [rest, apart, foreign, added]
+
+
+def test_a_prefix_is_written_as_amazon_wants_it_and_what_is_there_is_read_so() -> None:
+    inbox = Inbox("press", "press-bucket", "press photos/day=1/", source="sqs", sqs_url="https://q/1/ours")
+    ours = {"QueueArn": QUEUE["QueueArn"]}
+    function = {"LambdaFunctionArn": "arn:aws:lambda:r:1:function:f"}
+
+    def rules(one: dict[str, Any]) -> list[dict[str, str]]:
+        found: list[dict[str, str]] = one["Filter"]["Key"]["FilterRules"]
+        return found
+
+    alone, _ = printed(inbox)
+    [added] = alone["QueueConfigurations"]
+    assert rules(added) == [{"Name": "prefix", "Value": "press+photos/day%3D1/"}]
+
+    raw = {**ours, **notification(CREATED, prefix="press photos/")}  # tells of nothing, so there is nothing to keep as wide
+    wide = {**ours, **notification(CREATED, prefix="press%20photos/")}
+    beside, _ = printed(inbox, raw)
+    assert beside["QueueConfigurations"] == [raw, added]
+    [widened] = printed(inbox, wide)[0]["QueueConfigurations"]
+    assert rules(widened) == [{"Name": "prefix", "Value": "press+photos/"}]
+
+    same, other = ({**function, **notification(CREATED, prefix=prefix)} for prefix in ("press+photos/day%3d1/a/", "press photos/day=1/a/"))
+    assert "Amazon refuses this while" in printed(inbox, LambdaFunctionConfigurations=[same])[1]
+    assert "Amazon refuses this while" not in printed(inbox, LambdaFunctionConfigurations=[other])[1]
+    assert "Amazon refuses this while" in printed(replace(inbox, prefix=""), LambdaFunctionConfigurations=[other])[1]
 
 
 def test_whoever_is_told_of_the_same_uploads_already_is_named() -> None:
@@ -302,6 +366,8 @@ def test_of_other_makers_stores(db: Database) -> None:
     assert "Amazon posts to no webhook" in amazon.found
     assert amazon.present == wiring.Present(present, {})
     assert hearing.look(inbox, settings, db, Client("MinIO", {"QueueConfigurations": [hook]})).well
+    spaced, rules = replace(inbox, prefix="press photos/"), notification(CREATED, prefix="press photos/")
+    assert hearing.look(spaced, settings, db, Client("MinIO", {"QueueConfigurations": [hook | rules]})).well, "MinIO takes keys as they are"
     missing = hearing.look(inbox, settings, db, Client("MinIO", {}))
     assert (missing.well, missing.wiring, missing.found) == (False, True, "there is no notification for it")
     assert hearing.look(replace(inbox, source="none"), settings, db, Client("MinIO")).well
@@ -314,6 +380,6 @@ def test_the_other_ways_name_the_bucket_the_prefix_and_where_to_post() -> None:
     assert "mc event add store/press-bucket arn:minio:sqs::unmask:webhook --event put --prefix 'a \"b\" ${c}/'" in ways["MinIO"]
     assert "endpoint=https://unmask.example.com/events/minio" in ways["MinIO"]
     assert 'path_prefixes = ["/buckets/press-bucket/a \\"b\\" ${c}/"]' in ways["SeaweedFS"]
-    assert 'filter_prefix = "a \\"b\\" $${c}/"' in ways["Terraform"]
+    assert 'filter_prefix = "a+%22b%22+%24%7Bc%7D/"' in ways["Terraform"]
     assert ways["Terraform"].count("{") == ways["Terraform"].count("}")
     assert "unmask inboxes edit press --source sqs --sqs-url $queue" in ways["AWS CLI"]
