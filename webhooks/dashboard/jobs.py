@@ -12,8 +12,7 @@ from flask import Response, make_response, redirect, render_template, request, u
 from sqlalchemy import func, select
 from werkzeug.wrappers import Response as AnyResponse
 
-from pipeline import feedback, inboxes, inquiry, registry
-from pipeline.card import Card, ModelError
+from pipeline import feedback, inboxes, inquiry
 from pipeline.database import Database, JobRow
 from pipeline.jobs import Queue, Status, Verdict, new_id
 from webhooks import acting, auditing, deliveries
@@ -21,6 +20,7 @@ from webhooks.accepting import inbox_named, must_be_takable, receive, store, tak
 from webhooks.access import may, principal
 from webhooks.api.shapes import face_rows
 from webhooks.context import Context, here
+from webhooks.dashboard import judging
 from webhooks.dashboard.blueprint import blueprint
 from webhooks.deliveries import Delivery
 from webhooks.problems import Problem
@@ -95,7 +95,9 @@ def _list(context: Context, filters: Filters) -> dict[str, Any]:
         limit=PAGE,
     )
     counts = _counter.look(context.database, principal().inboxes)
-    return {"rows": rows, "following": following, "counts": counts, "card": _champion(context.database)}
+    thresholds = judging.thresholds(context, rows, judging.cards(context.database, rows))
+    card = judging.champion(context.database)
+    return {"rows": rows, "following": following, "counts": counts, "card": card, "thresholds": thresholds}
 
 
 @blueprint.get("/jobs/<job_id>")
@@ -117,6 +119,7 @@ def _whole(context: Context, row: JobRow) -> dict[str, Any]:
     db = context.database
     told = may("dashboard.endpoint")
     sent = deliveries.page(db, subject=row.id, inboxes=principal().inboxes, limit=50)[0] if told else []
+    cards = judging.cards(db, [row])
     return {
         "job": row,
         "faces": face_rows(db, row.id),
@@ -124,7 +127,8 @@ def _whole(context: Context, row: JobRow) -> dict[str, Any]:
         "me": principal().actor,
         "history": inquiry.history(db, row.id),
         "deliveries": sent,
-        "card": _card_of(db, row),
+        "card": next(iter(cards.values()), None),
+        "thresholds": judging.thresholds(context, [row], cards).get(row.id),
         "terminal": Status(row.status).terminal,
         "unfinished": not Status(row.status).terminal or any(_soon(delivery) for delivery in sent),
         "timings": [(name, row.timings_ms[name]) for name in ("wait", "extract", "classify", "render") if name in row.timings_ms],
@@ -181,25 +185,6 @@ def upload() -> AnyResponse:
     if len(files) == 1:
         return redirect(url_for("dashboard.job", job_id=made), 303)
     return redirect(url_for("dashboard.index"), 303)
-
-
-# -- what both pages show
-
-
-def _champion(db: Database) -> Card | None:
-    try:
-        return registry.card(db, *registry.champion(db))
-    except ModelError:
-        return None
-
-
-def _card_of(db: Database, row: JobRow) -> Card | None:
-    if row.model_name is None or row.model_version is None:
-        return None
-    try:
-        return registry.card(db, row.model_name, row.model_version)
-    except ModelError:  # the version has been withdrawn since
-        return None
 
 
 class _Counter:
