@@ -37,6 +37,12 @@ COLLECT_S, DRIFT_S = 60.0, 900.0
 """How often it takes labelled faces into the data set, and looks for days that can be compared with the hold-out."""
 TRAIN_UPKEEP_S = 2.0
 """How often upkeep looks after trainings and schedules."""
+STALE_S = 30.0
+"""How long after it was wanted a message for upkeep is still taken.
+
+A message is stale from a moment by the sender's clock, and upkeep compares it with its own: this has to be well above what clocks
+differ by, or a machine that is a little ahead would throw all of them away. A run that comes late, or twice, does no harm.
+"""
 
 DELIVERY, DELIVERY_MS = "unmask.delivery", 2000
 """The broker's key that says that a message for webhooks is on its way, and for how long that is believed."""
@@ -114,7 +120,7 @@ def configure(chosen: Settings) -> None:
 
 
 def _schedule(chosen: Settings) -> dict[str, dict[str, object]]:
-    """The periodic tasks of `workers.upkeep`. A run that nobody came to before the next is due is of no use any more."""
+    """The periodic tasks of `workers.upkeep`. A run that nobody came to until long after the next was due is of no use any more."""
     periods = {
         "unmask.sweep": chosen.sweep_s,
         "unmask.wake": WAKE_S,
@@ -125,7 +131,10 @@ def _schedule(chosen: Settings) -> dict[str, dict[str, object]]:
         "unmask.collect": COLLECT_S,
         "unmask.drift": DRIFT_S,
     }
-    return {name: {"task": name, "schedule": period, "options": {"queue": UPKEEP, "expires": period}} for name, period in periods.items()}
+    return {
+        name: {"task": name, "schedule": period, "options": {"queue": UPKEEP, "expires": period + STALE_S}}
+        for name, period in periods.items()
+    }
 
 
 configure(settings())
@@ -180,7 +189,7 @@ def deliver_soon() -> bool:
     except (OperationalError, KombuError, RedisError, OSError) as error:
         log.warning("The broker did not take the message for webhook delivery: %s", error)
         return False
-    return _sent(app.signature("unmask.deliver", queue=UPKEEP, expires=5.0), "webhook delivery")
+    return _sent(app.signature("unmask.deliver", queue=UPKEEP, expires=STALE_S), "webhook delivery")
 
 
 def delivering() -> None:

@@ -189,9 +189,11 @@ def _write(found: Sequence[Result], settings: Settings, target: Path, limits: Se
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """A name for each picture's results: without suffix where that tells them apart."""
+    """A name for each picture's results: without suffix where that tells them apart. The paths are of one folder."""
     stems = [path.stem for path in paths]
-    return [path.stem if stems.count(path.stem) == 1 else path.name for path in paths]
+    names = [path.stem if stems.count(path.stem) == 1 else path.name for path in paths]
+    # One's stem may be another's name: of a.jpg, a.jpg.png and a.png, two would be called a.jpg.
+    return names if len(set(names)) == len(names) else [path.name for path in paths]
 
 
 def _card(one: Result, limits: Limits) -> contactsheet.Card:

@@ -10,10 +10,13 @@ import pytest
 
 from pipeline import audit, inquiry
 from pipeline.database import Database
+from pipeline.settings import Settings
+from pipeline.storage import StorageError
 from tests.fixtures.old_objects import Made
 from tests.unit.test_cli import Run, db, one_sentence, run
 from workers import backfilling
 from workers.commands import inboxes
+from workers.sentences import CommandError
 
 __all__ = ["db", "run"]
 
@@ -48,6 +51,42 @@ def test_an_inbox_is_opened_changed_listed_and_removed(run: Run, db: Database) -
 )
 def test_what_cannot_be_is_said_in_a_sentence(run: Run, db: Database, arguments: list[str], said: str) -> None:
     assert said in one_sentence(run("inboxes", *arguments))
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        ({"press-uploads", "press-results"}, "press-uploads and press-results could not be made: see to them in the store"),
+        ({"press-results"}, "press-results could not be made: see to it in the store"),
+    ],
+)
+def test_an_inbox_whose_buckets_cannot_be_made_is_said_to_be_open(
+    run: Run, db: Database, monkeypatch: pytest.MonkeyPatch, refused: set[str], said: str
+) -> None:
+    made: list[str] = []
+
+    def ensure(bucket: str) -> None:
+        if bucket in refused:
+            raise StorageError(f"The object store refused {bucket}: AccessDenied, no.")
+        made.append(bucket)
+
+    monkeypatch.setattr(inboxes, "object_store", lambda settings: SimpleNamespace(ensure_bucket=ensure))
+    line = one_sentence(run("inboxes", "add", "press", "press-uploads", "--results-bucket", "press-results", "--create-bucket"))
+    assert f"The inbox press is open, but {said}." in line
+    assert "AccessDenied" in line
+    assert made == sorted({"press-uploads", "press-results"} - refused)
+    assert [inbox["name"] for inbox in json.loads(run("inboxes", "list", "--json").stdout)] == ["default", "press"]
+
+
+def test_no_inbox_is_opened_where_its_buckets_cannot_be_because_no_store_is_known(
+    run: Run, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere(settings: Settings) -> None:
+        raise CommandError("No object store is known.")
+
+    monkeypatch.setattr(inboxes, "object_store", nowhere)
+    assert "No object store is known" in one_sentence(run("inboxes", "add", "press", "press-uploads", "--create-bucket"))
+    assert len(json.loads(run("inboxes", "list", "--json").stdout)) == 1
 
 
 def test_the_commands_for_each_store_are_printed(run: Run, db: Database) -> None:

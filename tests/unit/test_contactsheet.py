@@ -54,6 +54,11 @@ def test_results_are_named_as_shortly_as_tells_them_apart() -> None:
     assert demo._names([Path("a.jpg"), Path("a.png"), Path("b.jpg")]) == ["a.jpg", "a.png", "b"]
 
 
+def test_no_result_is_named_as_another() -> None:
+    paths = [Path("a.jpg"), Path("a.jpg.png"), Path("a.png")]
+    assert demo._names(paths) == ["a.jpg", "a.jpg.png", "a.png"]
+
+
 @pytest.mark.parametrize(
     ("status", "well"),
     [

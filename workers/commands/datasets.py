@@ -15,6 +15,7 @@ from pipeline.access import Principal, Role
 from pipeline.images import Limits
 from pipeline.tables.learning import CollectionRow, ItemRow
 from workers import console
+from workers.sentences import CommandError
 from workers.surroundings import object_store, opened, settings_in_force
 
 
@@ -80,10 +81,17 @@ def pin(picture: Path, verdict: str) -> None:
 @click.argument("sha256")
 def unpin(sha256: str) -> None:
     """Let the verdict pinned under SHA256 (or its beginning) change again."""
+    if not sha256:  # every hash begins so
+        raise CommandError("Say which: `unmask datasets list` shows what is pinned, each with its hash.")
     with opened(settings_in_force()) as database:
-        whole = next((row.sha256 for row in pins.every(database) if row.sha256.startswith(sha256)), sha256)
-        pins.unpin(database, whole, actor="cli")
-    console.console().print("It may change.")
+        found = [row for row in pins.every(database) if row.sha256.startswith(sha256)]
+        if not found:
+            raise CommandError(f"No verdict is pinned under {sha256}: `unmask datasets list` shows what is.")
+        if len(found) > 1:
+            raise CommandError(f"{len(found)} pinned verdicts begin with {sha256}: say more of the hash.")
+        [row] = found
+        pins.unpin(database, row.sha256, actor="cli")
+    console.console().print(f"Unpinned: {escape(row.what)} was {row.verdict} ({row.sha256[:16]}), and may change.")
 
 
 @click.command("label")

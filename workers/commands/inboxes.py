@@ -18,7 +18,7 @@ from pipeline.inboxes import DEFAULT, Inbox
 from pipeline.jobs import Queue
 from pipeline.settings import Settings
 from pipeline.stopping import setting
-from pipeline.storage import Storage
+from pipeline.storage import Storage, StorageError
 from workers import console, hearing, wiring
 from workers.sentences import CommandError
 from workers.surroundings import object_store, opened, settings_in_force
@@ -81,11 +81,11 @@ def list_inboxes(as_json: bool) -> None:
 def add(name: str, bucket: str, create_bucket: bool, as_json: bool, **given: Any) -> None:
     """Open an inbox NAME on BUCKET. What lies there already is left to `unmask backfill NAME`."""
     settings = settings_in_force()
+    store = object_store(settings) if create_bucket else None  # before anything is done: there may be none
     with opened(settings) as database:
         made = inboxkeeping.add(database, settings, Inbox(name=name, bucket=bucket, **_fields(given)), by=ACTOR)
-    if create_bucket:
-        for wanted in dict.fromkeys((made.bucket, made.results_bucket)):
-            object_store(settings).ensure_bucket(wanted)
+    if store is not None:
+        _ensure_buckets(store, made)
     if as_json:
         console.print_json(_json(made))
         return
@@ -199,6 +199,20 @@ def _count(database: Database, store: Storage, settings: Settings, name: str, pr
         return sum(1 for _ in store.listing(inbox.bucket, prefix or inbox.prefix))
     except Exception:  # only the bar lacks its end
         return None
+
+
+def _ensure_buckets(store: Storage, inbox: Inbox) -> None:
+    """Make the buckets of an inbox that was opened just now. Raises CommandError that names those that could not be made."""
+    lacking, reason = [], ""
+    for bucket in dict.fromkeys((inbox.bucket, inbox.results_bucket)):
+        try:
+            store.ensure_bucket(bucket)
+        except StorageError as error:
+            lacking.append(bucket)
+            reason = reason or str(error)
+    if lacking:  # to call it again would only say that there is such an inbox
+        which, them = " and ".join(lacking), "them" if len(lacking) > 1 else "it"
+        raise CommandError(f"The inbox {inbox.name} is open, but {which} could not be made: see to {them} in the store. {reason}")
 
 
 def _fields(given: dict[str, Any]) -> dict[str, Any]:
