@@ -33,7 +33,9 @@ from pipeline.tables.learning import CollectionRow, FaceLabelRow, ItemRow
 
 DEFAULT = "default"
 LEAST = 20
-"""Labelled reals, and labelled fakes, from which on the trainer is shown them: fewer would be learnt by heart."""
+"""Reals, and fakes, labelled or added, from which on the trainer is shown them as they are: fewer would be learnt by heart."""
+WIDE = Limits(bytes=1 << 27, pixels=1 << 27, side=1 << 15)
+"""What a stored picture may have at most, the same as a photograph to train from: more than serving takes from strangers."""
 CONTEXT = 2.2
 """Of a labelled face so many face boxes are kept, as of the photographs."""
 VAL_SHARE = 0.15
@@ -57,7 +59,8 @@ class OnDisk:
     Attributes:
         sha256: the hash of its manifest, which names the data set for good.
         faces: folder with `faces.csv`, for `--faces`: reals from which pairs are made, split by person.
-        data: `.jsonl` manifest of labelled reals and fakes, for `--data`; None while there are fewer than 20 of either to train on.
+        data: `.jsonl` manifest of reals and fakes as they are, for `--data`: what was labelled, and where fakes were added, what was
+            added. None while there are fewer than 20 of either to train on.
     """
 
     sha256: str
@@ -77,7 +80,9 @@ def add(
     """Put the pictures of a folder into the default data set: `faces.csv`, `real/` and `fake/`, or a manifest.
 
     Returns how many of each split. Splits are the folder's own; where it has none they are drawn by person. Doing it again
-    changes nothing. Raises CollectionError for a folder that is no data set, and where somebody would be in two splits; StorageError.
+    changes nothing. `watch` wraps the new pictures twice, while they are looked at and while they are stored. Raises CollectionError,
+    with nothing added, for a folder that is no data set, for a picture that cannot be decoded, and where somebody would be in two
+    splits; StorageError.
     """
     records = [record for record in _records(root) if record.split in ("train", "val", "test") and not record.moving]
     if not records:
@@ -85,9 +90,11 @@ def add(
     with db.read() as session:
         before = {item.sha256: item for item in session.scalars(select(ItemRow).where(ItemRow.collection == DEFAULT))}
     _must_not_cross(before.values(), records)
-    for record in watch(records):
-        if record.sha256 not in before:
-            keep(store, settings, record.path.read_bytes(), record.path.suffix.lower())
+    new = [record for record in records if record.sha256 not in before]
+    for record in watch(new):  # all of them first: what is in the data set cannot be taken out again
+        must_decode(record.path.read_bytes(), str(record.path))
+    for record in watch(new):
+        keep(store, settings, record.path.read_bytes(), record.path.suffix.lower())
     added: Counter[str] = Counter()
     with db.write() as session:
         _alone(session)
@@ -262,6 +269,14 @@ def keep(store: Storage, settings: Settings, data: bytes, suffix: str) -> str:
     return sha256
 
 
+def must_decode(data: bytes, name: str) -> None:
+    """Raise CollectionError for a picture that every training, or the gate, would fail at once it is stored."""
+    try:
+        images.read(data, WIDE)
+    except ImageRefused as error:
+        raise CollectionError(f"{name} cannot be used: {error}") from error
+
+
 def picture(store: Storage, settings: Settings, sha256: str, suffix: str) -> Path:
     """A stored picture as a file here. Raises CollectionError where it is not what was stored, StorageError."""
     path = _place(settings) / _name(sha256, suffix)
@@ -285,9 +300,17 @@ def _brought(store: Storage, settings: Settings, sha256: str) -> OnDisk:
         found = picture(store, settings, line["sha256"], line["suffix"])
         line["path"] = f"../{found.relative_to(_place(settings))}"
     _write_faces(folder / "faces.csv", [line for line in lines if line["label"] == "real" and line["split"] in ("train", "val", "test")])
-    labelled = [line for line in lines if line["labelled"] or line["label"] == "fake"]
-    sides = Counter(line["label"] for line in labelled if line["split"] == "train")
-    return OnDisk(sha256, folder, _write_manifest(folder / "data.jsonl", labelled) if min(sides["real"], sides["fake"]) >= LEAST else None)
+    mixed = _mixed(lines)
+    sides = Counter(line["label"] for line in mixed if line["split"] == "train")
+    return OnDisk(sha256, folder, _write_manifest(folder / "data.jsonl", mixed) if min(sides["real"], sides["fake"]) >= LEAST else None)
+
+
+def _mixed(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What the trainer is shown as it is: everything labelled, all fakes, and beside fakes that were added the reals that were too."""
+    added = any(line["label"] == "fake" and not line["labelled"] and line["split"] == "train" for line in lines)
+    # with labelled reals alone beside them, what tells real from fake would be where a picture came from
+    splits = ("train", "val") if added else ()
+    return [line for line in lines if line["labelled"] or line["label"] == "fake" or line["split"] in splits]
 
 
 def _write_faces(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from pipeline import audit, images, registry
 from pipeline.classification import Classifier
-from pipeline.collections import CollectionError, keep, picture, surroundings
+from pipeline.collections import WIDE, CollectionError, keep, must_decode, picture, surroundings
 from pipeline.database import Database, FaceRow, JobRow, now
 from pipeline.images import Limits
 from pipeline.jobs import Box, Pixels
@@ -45,10 +45,15 @@ class Standing:
 
 
 def pin(db: Database, store: Storage, settings: Settings, pixels: Pixels, verdict: str, *, what: str, actor: str) -> str:
-    """Pin the verdict on the largest face of a picture. Returns its hash. Raises CollectionError for what is no verdict, StorageError."""
+    """Pin the verdict on the largest face of a picture. Returns its hash.
+
+    Raises CollectionError for what is no verdict, and for a picture that is too large to be kept; StorageError.
+    """
     if verdict not in ("manipulated", "uncertain", "authentic"):
         raise CollectionError(f"{verdict!r} is no verdict that can be pinned: it is manipulated, uncertain or authentic.")
-    kept = keep(store, settings, encode(pixels, 6), ".png")
+    data = encode(pixels, 6)
+    must_decode(data, what)  # no training would get past one that cannot be read back
+    kept = keep(store, settings, data, ".png")
     with db.write() as session:
         at = session.execute(select(now())).scalar_one()
         session.merge(PinRow(sha256=kept, suffix=".png", verdict=verdict, what=what, actor=actor, created_at=at))
@@ -99,7 +104,7 @@ def fetched(db: Database, store: Storage, settings: Settings) -> list[Pin]:
 
 
 def compare(db: Database, store: Storage, settings: Settings, candidate: Classifier, champion: Classifier | None) -> Standing:
-    """What the two make of every pinned verdict, each by its own card's thresholds. Raises StorageError."""
+    """What the two make of every pinned verdict, each by its own card's thresholds. Raises StorageError, ImageRefused."""
     from pipeline.training import trial
 
     pinned = fetched(db, store, settings)
@@ -107,7 +112,7 @@ def compare(db: Database, store: Storage, settings: Settings, candidate: Classif
         return Standing(0)
 
     def said(of: Classifier) -> list[tuple[float, str] | None]:
-        return trial.verdicts(of, [one.picture for one in pinned], limits=Limits.of(settings), cut=trial.cut(settings, of.card))
+        return trial.verdicts(of, [one.picture for one in pinned], limits=WIDE, cut=trial.cut(settings, of.card))
 
     flipped, lost = [], []
     before = None if champion is None else said(champion)

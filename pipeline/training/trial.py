@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pipeline.card import Card
 from pipeline.classification import Classifier
-from pipeline.images import Limits, read
+from pipeline.images import ImageRefused, Limits, read
 from pipeline.settings import Settings
 from pipeline.training import datasets, evaluation, metrics, portraits
 from pipeline.training.crops import Cut
@@ -198,11 +198,17 @@ def cut(settings: Settings, card: Card) -> Cut:
 
 
 def quality(faces: Path, *, limits: Limits, cut: Cut) -> dict[str, list[float]]:
-    """Size, blur and detection of the faces in the hold-out's photographs, as extraction measures them in live traffic."""
+    """Size, blur and detection of the faces in the hold-out's photographs, as extraction measures them in live traffic.
+
+    A photograph beyond the `limits`, those of serving, is left out: no such picture gets that far there.
+    """
     found: dict[str, list[float]] = {"size": [], "blur": [], "detection": []}
     find = cut.find()
     for row in (row for row in datasets.index(faces) if row["split"] == "test"):
-        pixels = read((faces / row["path"]).read_bytes(), limits).pixels
+        try:
+            pixels = read((faces / row["path"]).read_bytes(), limits).pixels
+        except ImageRefused:
+            continue
         for face in (one for one in cut.faces(pixels, find) if one.crop is not None):
             found["size"].append(float(face.quality.size))
             found["blur"].append(float(face.quality.blur))
@@ -211,11 +217,18 @@ def quality(faces: Path, *, limits: Limits, cut: Cut) -> dict[str, list[float]]:
 
 
 def verdicts(classifier: Classifier, pictures: Sequence[Path], *, limits: Limits, cut: Cut) -> list[tuple[float, str] | None]:
-    """Score and verdict of the largest face in each picture; None where no face can be judged."""
+    """Score and verdict of the largest face in each picture; None where no face can be judged.
+
+    Raises ImageRefused, naming the picture, for one that cannot be read within the `limits`.
+    """
     find = cut.find()
     found: list[tuple[float, str] | None] = []
     for path in pictures:
-        faces = cut.faces(read(path.read_bytes(), limits).pixels, find)
+        try:
+            pixels = read(path.read_bytes(), limits).pixels
+        except ImageRefused as error:
+            raise ImageRefused(f"The picture {path.name} cannot be judged: {error}") from error
+        faces = cut.faces(pixels, find)
         judged = sorted((face for face in faces if face.crop is not None), key=lambda face: -face.box.w * face.box.h)
         if not judged or judged[0].crop is None:
             found.append(None)

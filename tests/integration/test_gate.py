@@ -21,6 +21,7 @@ from pipeline.shadow import ShadowError
 from pipeline.tables.access import AuditRow
 from pipeline.tables.learning import ReferenceRow
 from pipeline.training import trial
+from pipeline.training.crops import Cut
 from pipeline.trials import Difference, Trial
 from tests.fixtures.candidates import variant
 from tests.fixtures.people import few
@@ -111,6 +112,16 @@ def test_with_one_person_in_the_hold_out_nothing_is_measured_and_somebody_has_to
     assert (decision.outcome, len(decision.checks)) == (Outcome.WAITING, 1)
     assert "The hold-out has 1 person, and at least 8 are needed" in decision.checks[0].sentence
     db.dispose()
+
+
+def test_a_photograph_that_serving_would_refuse_does_not_count_for_quality(tmp_path: Path, faces_folder: Path) -> None:
+    some = few(faces_folder, tmp_path / "faces", {"test": 2, "train": 1})
+    smaller, larger = sorted((some / path).stat().st_size for path in (some / "held-out").read_text().splitlines())
+    assert smaller < larger
+
+    found = trial.quality(some, limits=Limits(bytes=smaller, pixels=1 << 27, side=1 << 15), cut=Cut())
+
+    assert {name: len(values) for name, values in found.items()} == {"size": 1, "blur": 1, "detection": 1}
 
 
 def test_a_better_candidate_takes_over(house: Any, tmp_path: Path) -> None:

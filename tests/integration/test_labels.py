@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipeline.tables.access import AuditRow
 from pipeline.tables.learning import FaceLabelRow, ItemRow
 from tests.fixtures.jobs import brought_to
 from tests.fixtures.people import few
-from tests.fixtures.web import Shelf, Web
+from tests.fixtures.web import Shelf, Web, jpeg
 
 ANNA, BEN, CARA = (Principal(f"user:{name}", Role.VIEWER) for name in ("anna", "ben", "cara"))
 REVA, ROY = Principal("user:reva", Role.REVIEWER), Principal("user:roy", Role.OPERATOR)
@@ -193,16 +194,80 @@ def test_a_face_collected_while_its_picture_is_held_out_crosses_nothing(db: Data
     job = labelled(db, store, some / (some / "held-out").read_text().splitlines()[0])
     feedback.label(db, REVA, job, 0, "authentic")
 
+    collected = []
+
     def watch(records: Any) -> Any:
         for record in records:
             yield record
-            assert collections.collect(db, store, settings) == 1
+            collected.append(collections.collect(db, store, settings))
 
     with pytest.raises(collections.CollectionError, match="cannot join the hold-out"):
         collections.add(db, store, settings, some, actor="cli", watch=watch)
 
+    assert collected == [1, 0], "while it is looked at, and while it is stored"
     with db.read() as session:
         assert [item.split for item in session.scalars(select(ItemRow))] in (["train"], ["val"])
+
+
+def listed(folder: Path, **rows: int) -> Path:
+    """A manifest of so many small pictures of people of their own: `fake_val=2` is two fakes of the split val."""
+    folder.mkdir()
+    lines = ["path,label,identity,split"]
+    for kind, number in rows.items():
+        label, split = kind.split("_")
+        for k in range(number):
+            (folder / f"{kind}-{k}.jpg").write_bytes(jpeg(seed=len(lines)))
+            lines.append(f"{kind}-{k}.jpg,{label},{kind}-{k},{split}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return folder / "manifest.csv"
+
+
+@pytest.mark.parametrize(
+    ("added", "labelled", "shown"),
+    [
+        (
+            {"real_train": 20, "real_val": 2, "real_test": 3, "fake_train": 20, "fake_val": 1},
+            {},
+            {"real train": 20, "real val": 2, "fake train": 20, "fake val": 1},
+        ),
+        ({"real_train": 5, "fake_train": 20}, {"real": 15}, {"real train": 20, "fake train": 20}),
+        ({"real_train": 5, "fake_train": 20}, {"real": 14}, {}),
+        ({"real_train": 1, "real_test": 20, "fake_train": 20}, {}, {}),
+        ({"real_train": 30, "real_val": 2}, {"real": 20, "fake": 20}, {"real train": 20, "fake train": 20}),
+        ({"real_train": 30, "fake_val": 2}, {"real": 20, "fake": 20}, {"real train": 20, "fake train": 20, "fake val": 2}),
+    ],
+)
+def test_fakes_that_were_added_are_shown_beside_the_reals_that_were(
+    db: Database, tmp_path: Path, added: dict[str, int], labelled: dict[str, int], shown: dict[str, int]
+) -> None:
+    store, settings = Shelf(), Settings(data_dir=tmp_path / "data")
+    collections.add(db, store, settings, listed(tmp_path / "more", **added), actor="cli")
+    with db.write() as session:
+        for face, label in enumerate([label for label, number in labelled.items() for _ in range(number)]):
+            item = {"collection": "default", "suffix": ".jpg", "manipulation": "", "split": "train", "group": {}, "added_at": 1.0}
+            sha256 = collections.keep(store, settings, jpeg(seed=1000 + face), ".jpg")
+            session.add(ItemRow(sha256=sha256, fake=label == "fake", identity=f"upload-{face}", job_id="job_1", face=face, **item))
+
+    found = collections.default(db, store, settings)
+
+    lines = [] if found.data is None else [json.loads(line) for line in found.data.read_text().splitlines()]
+    assert Counter(f"{line['label']} {line['split']}" for line in lines) == shown
+
+
+@pytest.mark.parametrize(
+    ("data", "why"), [(jpeg(400, 400)[:3000], "The JPEG file ends too early"), (b"no picture", "not a picture in a known format")]
+)
+def test_what_cannot_be_decoded_is_named_and_nothing_of_its_folder_is_added(db: Database, tmp_path: Path, data: bytes, why: str) -> None:
+    store, settings = Shelf(), Settings(data_dir=tmp_path / "data")
+    path = listed(tmp_path / "more", real_train=3, real_test=1)
+    (tmp_path / "more/real_test-0.jpg").write_bytes(data)
+
+    with pytest.raises(collections.CollectionError, match=rf"real_test-0\.jpg cannot be used: .*{why}"):
+        collections.add(db, store, settings, path, actor="cli")
+
+    with db.read() as session:
+        assert session.scalars(select(ItemRow)).all() == []
+    assert not store.objects
 
 
 def test_several_bring_the_same_picture_at_once(tmp_path: Path) -> None:

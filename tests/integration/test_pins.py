@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import gate, ledger, pins, registry
+from pipeline import collections, gate, ledger, pins, registry
 from pipeline.card import verify
 from pipeline.classification import Classifier
 from pipeline.collections import CollectionError
 from pipeline.database import Database, FaceRow, JobRow
+from pipeline.images import ImageRefused, Limits
 from pipeline.jobs import ModelName, Stage, Verdict
 from pipeline.settings import Settings
 from pipeline.training import trial
@@ -82,6 +83,32 @@ def test_only_what_the_champion_holds_can_flip(
 
 def test_without_pins_nothing_is_judged(house: House, models: dict[str, Classifier]) -> None:
     assert gate._pins(pins.compare(*house, models["candidate"], models["champion"])).sentence == "No verdict is pinned."
+
+
+def test_a_pinned_picture_beyond_the_limits_of_serving_is_judged_all_the_same(house: House, models: dict[str, Classifier]) -> None:
+    db, store, settings = house
+    kept = pins.pin(db, store, settings, PICTURE, "authentic", what="me", actor="cli")
+    strict = settings.model_copy(update={"max_image_bytes": 10, "max_image_pixels": 10})
+
+    assert pins.compare(db, store, strict, models["candidate"], None).flipped == ("me (authentic becomes no face)",)
+
+    (pinned,) = pins.fetched(db, store, settings)
+    with pytest.raises(ImageRefused, match=f"The picture {kept}.png cannot be judged: The picture has more pixels"):
+        trial.verdicts(
+            models["candidate"],
+            [pinned.picture],
+            limits=Limits(bytes=10_000, pixels=10, side=10_000),
+            cut=trial.cut(settings, models["candidate"].card),
+        )
+
+
+def test_a_picture_that_could_not_be_read_back_is_not_pinned(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collections, "WIDE", Limits(bytes=10, pixels=10_000, side=10_000))
+
+    with pytest.raises(CollectionError, match="me cannot be used: The file has"):
+        pins.pin(*house, PICTURE, "authentic", what="me", actor="cli")
+
+    assert pins.every(house[0]) == []
 
 
 @pytest.mark.parametrize(("score", "verdict"), [(0.97, Verdict.MANIPULATED), (0.5, Verdict.UNCERTAIN), (0.1, Verdict.AUTHENTIC)])
