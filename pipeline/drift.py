@@ -169,7 +169,8 @@ def _compare_day(db: Database, settings: Settings, day: str, start: float, refer
         return False
     found = {}
     for place, measure in enumerate(MEASURES, 1):
-        known = reference.samples.get(measure) or []
+        # references of before 27 November 2026 have each photograph's score five times: as it is, then of four worse copies
+        known = (reference.samples.get(measure) or [])[: len(reference.samples.get("size") or ()) or None]
         if known:
             found[measure] = compare([float(row[place] or 0.0) for row in rows], known, psi_limit=settings.drift_psi)
     try:

@@ -149,9 +149,9 @@ def _measured(
         holdout,
         seed=SEED,
     )
-    reference.keep(db, settings, dataset, candidate.card, mine.reals)
+    reference.keep(db, settings, dataset, candidate.card, mine.clean_reals)
     if champion is not None and theirs is not None:
-        reference.keep(db, settings, dataset, champion.card, theirs.reals)
+        reference.keep(db, settings, dataset, champion.card, theirs.clean_reals)
     checks = [*judged(found, settings), _pins(pins.compare(db, store, settings, candidate, champion))]
     outcome = decided(checks, promotes=settings.gate_promotes)
     picture = trial_picture.draw(

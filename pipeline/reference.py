@@ -29,7 +29,10 @@ HOLDOUT = (ItemRow.collection == collections.DEFAULT, ItemRow.split == "test")
 
 
 def keep(db: Database, settings: Settings, dataset: collections.OnDisk, card: Card, scores: Any) -> None:
-    """Keep the reference of a version: its `scores` (n,) of the hold-out's real faces, and what is measured of their quality here."""
+    """Keep the reference of a version: its `scores` (n,) of the hold-out's real faces, and what is measured of their quality here.
+
+    One score of each photograph: those of its compressed and smaller copies resemble it, and chance would be thought smaller than it is.
+    """
     from pipeline.training import trial
 
     with db.read() as session:
@@ -47,7 +50,7 @@ def keep(db: Database, settings: Settings, dataset: collections.OnDisk, card: Ca
 def measure(db: Database, store: Storage, settings: Settings) -> tuple[str, str] | None:
     """Measure the champion on the hold-out, if that is owed, and keep its reference; returns who was measured.
 
-    Loads the model, and looks at every photograph of the hold-out, 0.65 s of processor time each. Raises ModelError,
+    Loads the model, and looks at every photograph of the hold-out. Raises ModelError,
     CollectionError, StorageError.
     """
     from pipeline.training import trial

@@ -25,7 +25,8 @@ line has `event`, and but for `preparing`, `device`, `stopped` and `done` also `
 `images_per_s` (all ranks together), `eta_s` (to the end of the training; None: not known yet) and `seconds` (of training in
 all, over every resumption).
 
-    {"event": "preparing", "what": "photographs", "done": 120, "total": 252}    before the first step, at most once a second
+    {"event": "preparing", "what": "photographs", "done": 120, "total": 252}    before the first step, at most once a second,
+                                                      and later where it takes long between two
     {"event": "device", "device": "hpu", "ranks": 8, "precision": "bf16 by TF_BF16_CONVERSION", "resumed": true}
     {"event": "step", ...}                            at most once a second
     {"event": "look", ..., "loss": 0.41, "val_loss": 0.52, "auc": 0.83, "auc_warp": 0.83, "auc_region": ...}   every --look steps

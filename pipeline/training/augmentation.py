@@ -155,9 +155,12 @@ def _noisy(pixels: Pixels, look: Look, rng: np.random.Generator) -> Pixels:
     """Sensor noise: mostly in brightness, partly in colour, sometimes in grains larger than a pixel."""
     height, width = pixels.shape[:2]
     y, x = (int(v) for v in rng.integers(0, 256, 2))
-    bank = _noise_bank()
-    grain = bank[y : y + height, x : x + width, :1] * (1 - 0.5 * look.chroma_noise)
-    colour = bank[y : y + height, x : x + width] * look.chroma_noise
+    field = _noise_bank()
+    # a picture that is larger than what is left of the field sees it again from its beginning
+    again = [-(-(at + side) // whole) for at, side, whole in zip((y, x), (height, width), field.shape[:2], strict=True)]
+    bank = (field if again == [1, 1] else np.tile(field, (*again, 1)))[y : y + height, x : x + width]
+    grain = bank[..., :1] * (1 - 0.5 * look.chroma_noise)
+    colour = bank * look.chroma_noise
     noise = (grain + colour) * look.noise
     if rng.random() < 0.4:
         noise = cv2.GaussianBlur(noise, (0, 0), float(rng.uniform(0.5, 1.0))) * 1.6

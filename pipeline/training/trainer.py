@@ -11,7 +11,7 @@ is time to save or to stop is agreed between steps, so that all do the same at t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,8 @@ Validation = Mapping[str, tuple[Pixels, npt.NDArray[np.bool_]]]
 Told = Callable[[dict[str, Any]], None]
 """Takes one line of progress."""
 CALM_S = 1.0
+SILENT_S = 30.0
+"""Whoever looks after a trainer hears of it so often at least, where what it does between two steps takes long."""
 SAVE_S = 120.0
 HOLD_LOOK_S = 0.02
 
@@ -70,6 +72,7 @@ class Trainer:
     save_s: float = SAVE_S
     hold_s: float = 0.0
     _began: float = field(default=0.0, repr=False)
+    _said: float = field(default=0.0, repr=False)
 
     def run(self) -> bool:
         """Train to the end and write `weights.h5`; False when it was asked to stop before. Resumes where a checkpoint is."""
@@ -115,7 +118,14 @@ class Trainer:
             network.load_weights(model, best)
         steps = progress.lengths[-1]
         fresh = range(steps, steps + min(self.plan.norms, steps))
-        measure_norms(model, (batch.crops for batch in self.batches(len(self.plan.stages) - 1, fresh)) if fresh else ())
+        self._said = time.monotonic()
+
+        def measured() -> Iterator[Pixels]:
+            for number, batch in enumerate(self.batches(len(self.plan.stages) - 1, fresh), 1):
+                yield batch.crops
+                self.still("norms", number, len(fresh))
+
+        measure_norms(model, measured() if fresh else ())
         network.save_weights_half(model, self.folder / "weights.h5")
         self.tell({"event": "done", "seen": progress.seen, "hours": round(seconds / 3600, 3)})
 
@@ -123,6 +133,12 @@ class Trainer:
         """Tell, if it is for this rank to tell."""
         if self.rank.first:
             self.tell(line)
+
+    def still(self, what: str, done: int, total: int) -> None:
+        """Tell that it goes on between two steps, if nothing was told for long: silence would be taken for a trainer that hangs."""
+        if time.monotonic() - self._said >= SILENT_S:
+            self._said = time.monotonic()
+            self.say({"event": "preparing", "what": what, "done": done, "total": total})
 
     @property
     def key(self) -> str:
@@ -251,8 +267,10 @@ class _Stage:
         line["loss"] = float(np.mean(every))
         if not np.isfinite(line["loss"]):
             raise TrainingError(f"The loss is {line['loss']} at step {self.progress.step}: lower the learning rate.")
-        for kind, (crops, fake) in sets.items():
+        self.trainer._said = time.monotonic()
+        for number, (kind, (crops, fake)) in enumerate(sets.items(), 1):
             scores = stepping.logits(self.model, crops)
+            self.trainer.still("validation sets", number, len(sets))
             line[f"auc_{kind}"] = round(auc(scores[fake], scores[~fake]), 5)
             if kind == self.plan.held_out:
                 line["auc"], line["val_loss"] = (

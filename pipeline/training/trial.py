@@ -42,6 +42,11 @@ class Crops:
     reals: Values
     """Clean and worse, in an order that is the same for every model."""
 
+    @property
+    def clean_reals(self) -> Values:
+        """Each photograph once, as it is."""
+        return self.reals[: len(self.reals) // (1 + len(WORSE))]
+
 
 @dataclass(frozen=True)
 class Holdout:
@@ -88,11 +93,11 @@ def measured(
 
 
 def reals(classifier: Classifier, faces: Path, *, facts: Path | None) -> Values:
-    """Of what `measured` finds only the scores of the reals, clean and worse, without making any fakes."""
+    """Of what `measured` finds only the scores of the reals as they are, without making any fakes."""
     people = portraits.load(faces, "test", facts=facts)
     recipe = Recipe(size=classifier.card.input_size, margin=classifier.card.margin)
-    found = evaluation.made_sets(Scorer(classifier), people, recipe, (CLEAN, *WORSE), seed=0, per_portrait=0, kinds=("warp",))["warp"]
-    return np.concatenate([part.scores for part in found.values()])
+    found = evaluation.made_sets(Scorer(classifier), people, recipe, (CLEAN,), seed=0, per_portrait=0, kinds=("warp",))["warp"]
+    return found[CLEAN].scores
 
 
 def _reals(found: Scored) -> tuple[Values, list[str], list[Any]]:

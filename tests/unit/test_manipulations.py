@@ -290,3 +290,14 @@ def test_masks_scale_with_the_crop(portrait: Portrait) -> None:
     mask = examples.crop_mask(whole, portrait.box, SMALL)
     assert mask.shape == (96, 96)
     assert mask.min() == mask.max() == 1
+
+
+def test_a_look_fits_pictures_of_any_size() -> None:
+    """Noise comes from one large field, which a larger picture sees again; what smaller ones get of it is as it was."""
+    rng = np.random.default_rng(3)
+    look = replace(augmentation.Look(seed=5), noise=6.0, chroma_noise=0.5)
+    for side in (96, 1024, 1300, 2100):
+        pixels = np.full((side, side // 2, 3), 128, np.uint8)
+        noisy = augmentation._noisy(pixels, look, rng)
+        assert noisy.shape == pixels.shape
+        assert 3 < float(noisy.astype(float).std()) < 9

@@ -196,6 +196,16 @@ class TestTrainer:
         assert told[-1]["event"] == "done"
         assert {"step", "steps", "images_per_s", "eta_s", "rate"} <= set(looks[0])
 
+    def test_what_is_done_between_steps_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("tensorflow")
+        monkeypatch.setattr("pipeline.training.trainer.SILENT_S", 0.0)
+        told: list[dict[str, Any]] = []
+        plan = replace(PLAN, steps=4, look=4, stages=((SIZE, 1.0, 0.02),), norms=3)
+        assert _trainer(tmp_path, plan, tell=told.append).run()
+        said = [(line["what"], line["done"], line["total"]) for line in told if line["event"] == "preparing"]
+        assert said[-3:] == [("norms", 1, 3), ("norms", 2, 3), ("norms", 3, 3)]
+        assert ("validation sets", 1, 1) in said or ("validation sets", 1, 4) in said
+
     def test_it_ends_early_when_the_held_out_kind_stops_improving(self, tmp_path: Path) -> None:
         pytest.importorskip("tensorflow")
         told: list[dict[str, Any]] = []
