@@ -228,9 +228,13 @@ def _rgb(image: Image.Image) -> Pixels:
 
 
 def _deep(image: Image.Image) -> Pixels:
-    """16-bit grey, scaled; Pillow's own conversion would saturate."""
+    """Grey of more than 8 bits, scaled; Pillow's own conversion would saturate."""
     deep = np.asarray(image).astype(np.uint16)  # in this machine's byte order
-    grey = cv2.convertScaleAbs(deep, alpha=1 / 257)
+    bits, inverted = 16, False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow unpacks 12 bits to 0..4095, and leaves white at 0 where it is so
+        bits, inverted = image.tag_v2[258][0], image.tag_v2.get(262) == 0
+    white = (1 << bits) - 1
+    grey = cv2.convertScaleAbs(white - deep if inverted else deep, alpha=255 / white)
     profile = image.info.get("icc_profile")
     pixels = np.array(_srgb(Image.fromarray(grey), profile))
     if isinstance(clear := image.info.get("transparency"), int):

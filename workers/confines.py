@@ -26,13 +26,20 @@ _HOME = os.getpid()
 def confined(seconds: float, room: int) -> Iterator[None]:
     """At most `seconds` of processor time, `PATIENCE` times that by the clock, and `room` bytes more than now.
 
-    Beyond the memory it is MemoryError, beyond the time the end of the process, by SIGPROF or SIGALRM.
+    Beyond the memory it is MemoryError, beyond the time the end of the process, by SIGPROF or SIGALRM. The soft limit of the
+    stage, an exception out of SIGUSR1, waits until the block is left: raised in a decoder it looks like a damaged file.
 
     Does nothing in a process that has not been forked for this work, and in threads: there it would hit others.
     """
     if os.getpid() == _HOME or threading.current_thread() is not threading.main_thread():
         yield
         return
+    with _undisturbed(), _bounded(seconds, room):
+        yield
+
+
+@contextmanager
+def _bounded(seconds: float, room: int) -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (_least(_taken() + room, *before), before[1]))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
@@ -45,6 +52,20 @@ def confined(seconds: float, room: int) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """SIGUSR1 is heard when the block is left."""
+    late: list[int] = []
+    # a mask would not do: the kernel hands it to another thread, say the lease's, and Python calls the handler in this one
+    former = signal.signal(signal.SIGUSR1, lambda number, _: late.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, former)
+        if late:
+            signal.raise_signal(signal.SIGUSR1)
 
 
 def _taken() -> int:

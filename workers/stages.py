@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import TimeoutError as NotInTime
+from concurrent.futures import wait
 from threading import Thread
 from typing import Any
 
@@ -43,6 +43,10 @@ log = logging.getLogger(__name__)
 
 Work = Callable[[Database, Settings, Claim, Lease], bool]
 """Does one stage and writes it to the ledger; False: the claim was lost meanwhile."""
+
+
+class NotInTime(Exception):
+    """The judge did not answer in time. Not TimeoutError, which is also what a network file system raises."""
 
 
 class _Stage(app.Task):  # type: ignore[name-defined, misc]
@@ -112,7 +116,9 @@ def _classify(db: Database, chosen: Settings, claim: Claim, lease: Lease) -> boo
     faces = [face for face in ledger.faces(db, claim.job_id, crops=True) if face.crop is not None]
     for _ in range(3):
         answer = judge(chosen).submit([face.crop for face in faces if face.crop is not None])
-        judged = answer.result(timeout=chosen.stage_limit_s)
+        if not wait([answer], chosen.stage_limit_s).done:
+            raise NotInTime
+        judged = answer.result()
         models = {model for _, _, model in judged}
         if len(models) <= 1:
             break  # else the champion changed between two batches of the same picture

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -245,6 +248,28 @@ def test_a_store_that_is_away_costs_an_attempt_not_the_job(house: House, monkeyp
         stages.extract.run(job_id)
     assert house.job(job_id).status == Status.QUEUED.value
     assert "could not be reached" in str(house.job(job_id).error)
+
+
+def test_a_judge_who_is_silent_is_told_from_a_file_system_that_is(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's error for ETIMEDOUT is the one that a future raises whose time is up."""
+    job_id = house.accepted("a.jpg", jpeg(person()))
+    stages.extract.run(job_id)
+    monkeypatch.setattr(stages, "settings", lambda: house.settings.model_copy(update={"stage_limit_s": 0.2}))
+    silent, failed = Future[list[champion.Judged]](), Future[list[champion.Judged]]()
+    failed.set_exception(TimeoutError(errno.ETIMEDOUT, "Connection timed out", "/models/model.bin"))
+    said = []
+    for answer in (silent, failed):
+        judge = SimpleNamespace(submit=lambda crops, answer=answer: answer)
+        monkeypatch.setattr(stages, "judge", lambda chosen, judge=judge: judge)
+        with pytest.raises(Ignore) as caught:
+            stages.classify.run(job_id)
+        said.append(stages._verdict_on(caught.value.__cause__, Stage.CLASSIFY, stages.settings()))
+        hurry(house, job_id)
+
+    assert said == [
+        (False, "The classify stage took longer than 0.2 s."),
+        (False, "The classify stage failed unexpectedly (TimeoutError)."),
+    ]
 
 
 def test_a_cancelled_job_leaves_nothing_behind(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -16,16 +17,17 @@ from typing import Any
 import pytest
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
-from billiard.pool import Pool
+from billiard.pool import Pool, soft_timeout_sighandler
 from celery.concurrency.prefork import TaskPool
 from celery.exceptions import Ignore
 from PIL import Image
 from sqlalchemy.exc import OperationalError
 
-from pipeline import deaths, inquiry, ledger
+from pipeline import deaths, images, inquiry, ledger
 from pipeline.database import Database
-from pipeline.jobs import Queue, Stage, Status
+from pipeline.jobs import Pixels, Queue, Stage, Status
 from pipeline.settings import Settings
+from tests.fixtures.files import saved
 from tests.fixtures.jobs import MAX_ATTEMPTS, accepted, advance, claimed, event_types, upload
 from workers import app as application
 from workers import bereavement, confines, stages
@@ -205,7 +207,7 @@ def _forked(work: str, seconds: float) -> tuple[int | None, list[str]]:
         ("memory", 20.0, (0, ["memory"])),
         ("hang", 0.3, (-signal.SIGALRM, [])),
         ("spin", 0.3, (-signal.SIGPROF, [])),
-        ("outlive", 0.3, (0, ["free again"])),
+        ("outlive", 1.0, (0, ["free again"])),
     ],
 )
 def test_what_is_confined_costs_its_own_process_only(work: str, seconds: float, expected: tuple[int, list[str]]) -> None:
@@ -229,6 +231,33 @@ def test_a_picture_that_did_not_fit_into_memory_is_tried_again() -> None:
     # spawned: in a fork, what earlier tests have left free in this process would be room, too
     decoded = _in_a_child(_decode_under, 1_000_000, stream.getvalue(), start="spawn")
     assert decoded == (0, [(False, "There was not enough memory for the extract stage.")])
+
+
+def _decode_when_time_is_up(said: Connection) -> None:
+    """As in a child of a pool's, beside the thread of a lease; the soft limit comes in the middle of decoding."""
+    signal.signal(signal.SIGUSR1, soft_timeout_sighandler)
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    chosen = Settings()
+    claim = ledger.Claim("job", Stage.EXTRACT, 1, 1, upload(), Queue.BULK, "host:7", 0.0)
+    normalised = images._normalised
+
+    def interrupted(image: Image.Image) -> Pixels:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.1)
+        return normalised(image)
+
+    for way in (interrupted, normalised):
+        images._normalised = way
+        try:
+            said.send(stages._decoded(chosen, claim, saved(Image.new("RGB", (8, 6)), "PNG")).width)
+        except Exception as error:
+            said.send(stages._verdict_on(error, Stage.EXTRACT, chosen))
+    said.send(signal.getsignal(signal.SIGUSR1) is soft_timeout_sighandler)
+
+
+def test_a_sound_picture_is_not_refused_because_the_stage_ran_out_of_time() -> None:
+    """The exception of the soft limit is one of many that a decoder may raise; what is decoded next is not affected."""
+    assert _in_a_child(_decode_when_time_is_up) == (0, [(False, "The extract stage took longer than 60 s."), 8, True])
 
 
 def test_the_worker_itself_is_not_confined() -> None:
