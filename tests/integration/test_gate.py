@@ -96,7 +96,7 @@ def test_a_worse_candidate_is_refused_with_reasons_and_a_picture(house: Any, tmp
     with db.read() as session:
         reference = session.get_one(ReferenceRow, champion)
     assert {name: len(values) for name, values in reference.samples.items()} == {
-        "score": PEOPLE * 5,
+        "score": PEOPLE,
         **dict.fromkeys(("size", "blur", "detection"), PEOPLE),
     }
 
