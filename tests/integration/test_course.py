@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import classroom
 from pipeline.database import Database
 from pipeline.jobs import Status
 from pipeline.settings import Settings
 from pipeline.storage import Storage, storage
-from pipeline.tables.training import TrainingRow
 from pipeline.training import checkpoint
-from tests.fixtures.trainings import asked
+from tests.fixtures.trainings import asked, row_of
 from workers import course, train
 
 Trainer = Callable[..., Settings]
@@ -54,12 +52,6 @@ def trainer(s3_settings: Settings, sqlite_url: str, tmp_path: Path, monkeypatch:
         return s3_settings.model_copy(update={"database_url": sqlite_url, "train_python": str(path), "lease_s": 30.0, **changed})
 
     return make
-
-
-def row_of(db: Database, training_id: str) -> TrainingRow:
-    row = classroom.one(db, training_id)
-    assert row is not None
-    return row
 
 
 def slowly(monkeypatch: pytest.MonkeyPatch, settings: Settings, go_on: Callable[[], bool], *, mute: bool = False) -> None:

@@ -26,7 +26,7 @@ from pipeline.tables.learning import ItemRow
 from pipeline.tables.training import CardLeaseRow, TrainingRow
 from pipeline.training import checkpoint
 from tests.fixtures.gaudi import BIN, machine
-from tests.fixtures.trainings import asked, claimed, expire, told_events
+from tests.fixtures.trainings import asked, claimed, expire, row_of, told_events
 from webhooks.dashboard.trainings import said
 from workers import material, train, upkeep
 from workers.course import NICE, Course
@@ -65,12 +65,6 @@ def trainer(s3_settings: Settings, sqlite_url: str, tmp_path: Path) -> Trainer:
         return s3_settings.model_copy(update={"database_url": sqlite_url, "train_python": str(path), "lease_s": 3.0, **changed})
 
     return make
-
-
-def row_of(db: Database, training_id: str) -> TrainingRow:
-    row = classroom.one(db, training_id)
-    assert row is not None
-    return row
 
 
 def test_a_device_that_is_not_there_fails_loudly_and_says_what_is_missing(db: Database, trainer: Trainer, tmp_path: Path) -> None:

@@ -12,16 +12,10 @@ from pipeline import classroom, payloads, trainings
 from pipeline.database import Database, now
 from pipeline.jobs import Status
 from pipeline.tables.training import TrainingRow
-from tests.fixtures.trainings import MAX_ATTEMPTS, asked, claimed, expire, told_events
+from tests.fixtures.trainings import MAX_ATTEMPTS, asked, claimed, expire, row_of, told_events
 
 KEPT = {"prefix": "trainings/x/1/", "files": {"checkpoint.npz": "0" * 64}, "stage": 0, "step": 5}
 DECISION = {"outcome": "promoted", "checks": []}
-
-
-def row_of(db: Database, training_id: str) -> TrainingRow:
-    row = classroom.one(db, training_id)
-    assert row is not None
-    return row
 
 
 def failed(db: Database, claim: trainings.Claim, *, permanent: bool = False) -> Status | None:
