@@ -63,6 +63,7 @@ class Options(BaseModel):
     bend: Share | None = None
     near: float | None = Field(None, ge=1, le=10)
     window: Share | None = None
+    margin: float | None = Field(None, ge=0, le=2, description="Of a crop around the face, as a share of its box; serving cuts the same")
     data_share: Share | None = None
     compression: Literal["raw", "c23", "c40"] | None = Field(None, description="Of the videos, where the data set is FaceForensics++")
     held_out: Literal["self_blended", "face_swap", "region", "warp"] | None = Field(

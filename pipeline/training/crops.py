@@ -43,7 +43,7 @@ class Cut:
     """How faces are found and cut: the settings of serving."""
 
     size: int = 224
-    margin: float = 0.15
+    margin: float = 0.05
     detector: str = "mediapipe"
     min_detection: float = 0.5
     min_face_px: int = 48

@@ -34,7 +34,7 @@ class Recipe:
     """What pairs are made of. `size` and `margin` are the network's; shares sum to 1; `strength` scales the street."""
 
     size: int = 224
-    margin: float = 0.15
+    margin: float = 0.05
     self_blended: float = 0.45
     face_swap: float = 0.27
     region: float = 0.28

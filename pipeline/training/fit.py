@@ -77,6 +77,7 @@ RECIPE = {
     "bend": "share of the photographs, real and fake alike, that are bent as a whole",
     "near": "faces are manipulated at up to so many times the crop's size",
     "window": "share of the crops that are a part of a face",
+    "margin": "of a crop around the face, on every side, as a share of the face's box",
 }
 """What decides how pairs are made, beside the shares of the kinds."""
 

@@ -201,6 +201,13 @@ def told(training: Path) -> dict[str, Any]:
     return found
 
 
+def margin_of(training: Mapping[str, Any]) -> float:
+    """The margin of the crops that a training learnt from, by its `training.json`; the trainer's default where it does not say."""
+    recipe = training.get("recipe")
+    said = recipe.get("margin") if isinstance(recipe, dict) else None
+    return float(said) if isinstance(said, int | float) else Recipe.margin
+
+
 def release(chosen: argparse.Namespace, watch: Callable[[Sequence[Any], str], Iterable[Any]]) -> Path:
     """Do all of it; returns the version's folder. Raises WeightsError, DatasetError, ModelError, ExportError or OSError."""
     named = files.read_any(*chosen.weights)
@@ -211,7 +218,8 @@ def release(chosen: argparse.Namespace, watch: Callable[[Sequence[Any], str], It
     if not all(people.values()):
         raise DatasetError(f"{chosen.faces} lacks photographs with a face in one of the splits train, val and test.")
     portraits.must_be_several([person for found in people.values() for person in found], chosen.faces)
-    recipe = Recipe(size=chosen.size, margin=chosen.margin, smallest=min(chosen.size, Recipe.smallest))
+    margin = margin_of(training) if chosen.margin is None else chosen.margin
+    recipe = Recipe(size=chosen.size, margin=margin, smallest=min(chosen.size, Recipe.smallest))
 
     folder: Path = chosen.out / chosen.name / chosen.version
     folder.mkdir(parents=True, exist_ok=True)
@@ -240,7 +248,7 @@ def release(chosen: argparse.Namespace, watch: Callable[[Sequence[Any], str], It
         "version": chosen.version,
         "created_at": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "input_size": chosen.size,
-        "margin": chosen.margin,
+        "margin": margin,
         "thresholds": bounds,
         "temperature": temperature,
         "manifest_sha256": portraits.manifest(people["train"] + people["val"]),
@@ -278,7 +286,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--training", type=Path, help="training.json that the trainer left")
     add("--facts", type=Path, help="where findings in the photographs are kept (.npz)")
     add("--size", type=int, default=224)
-    add("--margin", type=float, default=Recipe.margin)
+    add("--margin", type=float, help=f"of a crop around the face; default: the training's, without one {Recipe.margin}")
     add("--seed", type=int, default=1)
     add("--target-fpr", type=float, default=calibration.TARGET_FPR)
     add("--missed", type=float, default=calibration.MISSED)
@@ -292,7 +300,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     chosen = parser.parse_args(arguments)
     for option, value, least, most in (
         ("--size", chosen.size, 32, 2048),
-        ("--margin", chosen.margin, 0, 2),
+        ("--margin", Recipe.margin if chosen.margin is None else chosen.margin, 0, 2),
         ("--seed", chosen.seed, 0, 2**32 - 1),
         ("--target-fpr", chosen.target_fpr, 0, 1),
         ("--missed", chosen.missed, 0, 1),

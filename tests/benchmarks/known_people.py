@@ -4,13 +4,15 @@
 
 For each split and kind of fakes: the AUC, the AUC within photographs (each fake against the real it was made from, so that whoever is in
 it counts for nothing), and the standard deviation of the reals' logits. Where a model knows people by heart, reals of known people all
-score alike and reals of others do not. Writes `build/known-people.json` and `.png`.
+score alike and reals of others do not. Writes `build/known-people.json` and `.png`, and `build/by-photograph.png`, where every validation
+photograph is a column: few photographs may be most of what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,15 @@ from pipeline.training.examples import KINDS, Recipe
 from pipeline.training.metrics import auc
 
 BATCH = 32
+OUTLIERS = 3
+"""Photographs without which the AUC is said as well."""
+COLOURS = {"self_blended": "#d1495b", "face_swap": "#b5651d", "region": "#6a4c93", "warp": "#8d99ae"}
+NAMES = {"self_blended": "self-blended", "face_swap": "swap", "region": "region", "warp": "warp"}
 SPLITS = {"train": "people it was trained on", "val": "people it never saw (validation)"}
 
 
 def measured(classifier: Classifier, people: list[portraits.Portrait], *, per_portrait: int, seed: int = 1) -> dict[str, dict[str, Any]]:
-    """For each kind `auc`, `within`, and the logits of `reals` and `fakes`."""
+    """For each kind `auc`, `within`, and the logits of `reals` and `fakes` with the photograph of each."""
     recipe = Recipe(size=classifier.card.input_size, margin=classifier.card.margin)
     found = {}
     for kind in KINDS:
@@ -37,7 +43,10 @@ def measured(classifier: Classifier, people: list[portraits.Portrait], *, per_po
         fake, photo = np.array([sample.fake for sample in samples]), np.array([sample.photo for sample in samples])
         within = [auc(logits[fake & (photo == one)], logits[~fake & (photo == one)]) for one in np.unique(photo)]
         reals, fakes = logits[~fake], logits[fake]
-        found[kind] = {"auc": auc(fakes, reals), "within": float(np.mean(within)), "reals": reals.tolist(), "fakes": fakes.tolist()}
+        found[kind] = {
+            **{"auc": auc(fakes, reals), "within": float(np.mean(within)), "reals": reals.tolist(), "fakes": fakes.tolist()},
+            **{"photos_of_reals": photo[~fake].tolist(), "photos_of_fakes": photo[fake].tolist()},
+        }
     return found
 
 
@@ -61,6 +70,42 @@ def picture(found: dict[str, dict[str, dict[str, Any]]], path: Path, kind: str =
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
+def without(row: dict[str, Any], photographs: Collection[str]) -> float:
+    """The AUC of one kind if some photographs, and the fakes made of them, were not there."""
+    sides = [
+        [logit for logit, photo in zip(row[side], row[f"photos_of_{side}"], strict=True) if photo not in photographs]
+        for side in ("fakes", "reals")
+    ]
+    return auc(np.array(sides[0]), np.array(sides[1]))
+
+
+def highest(kinds: dict[str, dict[str, Any]], count: int) -> list[str]:
+    """The photographs whose real faces have the highest logits, the highest first."""
+    row = kinds["warp"]  # its reals are the photographs as they are, and nothing else
+    order = np.argsort(-np.array(row["reals"]))
+    return [row["photos_of_reals"][place] for place in order[:count]]
+
+
+def columns(kinds: dict[str, dict[str, Any]], path: Path) -> None:
+    """Every photograph a column: its real face, and above or below it the fakes made of it. In the order of the reals."""
+    from matplotlib.figure import Figure
+
+    order = {photo: place for place, photo in enumerate(reversed(highest(kinds, len(kinds["warp"]["reals"]))))}
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for kind, colour in COLOURS.items():
+        axes.scatter(
+            [order[p] for p in kinds[kind]["photos_of_fakes"]], kinds[kind]["fakes"], s=9, color=colour, alpha=0.7, label=NAMES[kind]
+        )
+    axes.scatter(
+        [order[p] for p in kinds["warp"]["photos_of_reals"]], kinds["warp"]["reals"], s=30, color="#2a9d6f", label="as it is", zorder=3
+    )
+    axes.set(xlabel="photographs of people it never saw (validation)", ylabel="logit", xticks=[])
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=5)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=registry.shipped()[-1], help="a version's folder")
@@ -80,6 +125,10 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     (chosen.out / "known-people.json").write_text(json.dumps(found) + "\n")
     picture(found, chosen.out / "known-people.png")
+    columns(found["val"], chosen.out / "by-photograph.png")
+    worst = highest(found["val"], OUTLIERS)
+    for kind, row in found["val"].items():
+        print(f"val {kind}, without {', '.join(worst)}: AUC {without(row, worst):.3f}")
 
 
 if __name__ == "__main__":

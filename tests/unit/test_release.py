@@ -70,7 +70,8 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_weights_become_a_version_that_serving_takes(faces: Path, tmp_path: Path) -> None:
     # Given weights, and what the trainer said of itself
     weights.write(tmp_path / "w.h5", random_weights())
-    (tmp_path / "training.json").write_text(json.dumps({"seed": 7, "hours": 1.5, "command": "train", "code_version": "0.1"}))
+    told = {"seed": 7, "hours": 1.5, "command": "train", "code_version": "0.1", "recipe": {"margin": 0.21}}
+    (tmp_path / "training.json").write_text(json.dumps(told))
     arguments = ["--weights", str(tmp_path / "w.h5"), "--faces", str(faces), "--out", str(tmp_path / "versions"), "--version", "1"]
     arguments += ["--size", "64", "--street", "8", "--no-grid", "--fold-bias", "--training", str(tmp_path / "training.json")]
     # When
@@ -80,6 +81,7 @@ def test_weights_become_a_version_that_serving_takes(faces: Path, tmp_path: Path
     card = verify(folder)
     assert set(card.files) == {"weights.h5", "model.xml", "model.bin"}
     assert (card.seed, card.training["hours"], card.code_version) == (7, 1.5, "0.1")
+    assert card.margin == 0.21, "faces are cut as they were in the training"
     assert set(card.metrics) == {"self_blended", "face_swap", "region", "warp"}
     found = json.loads((tmp_path / "versions/unmask-resnet50/1.evaluate.json").read_text())
     for name, of_set in card.metrics.items():
