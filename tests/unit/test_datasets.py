@@ -415,7 +415,7 @@ def test_training_cuts_the_very_bytes_that_serving_cuts(tmp_path: Path, cut: cro
     found = crops.cached(records, tmp_path / "cache", cut)
     # Then the largest face is the one serving cuts
     pixels = cv2.imread(str(path))[..., ::-1]
-    np.testing.assert_array_equal(found[0], crop(pixels, Box(40, 30, 60, 60), size=64, margin=0.15))
+    np.testing.assert_array_equal(found[0], crop(pixels, Box(40, 30, 60, 60), size=64, margin=cut.margin))
     assert len(found) == 1
 
 

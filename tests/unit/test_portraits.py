@@ -136,9 +136,9 @@ def test_what_is_measured_are_the_bytes_that_serving_sees(folder: Path, tmp_path
     # When serving judges it, and evaluation does
     model = load(write_model(tmp_path / "models", size=64), runtime="openvino", precision="f32", threads=1)
     pixels = read((folder / "b.png").read_bytes(), Limits.of(Settings())).pixels
-    (served,) = Cut(size=64, min_blur=0).faces(pixels, detector("mediapipe", 0.5))
+    (served,) = Cut(size=64, margin=model.card.margin, min_blur=0).faces(pixels, detector("mediapipe", 0.5))
     people = portraits.load(folder, "val")
-    (measured,) = examples.evaluation_set(people, "warp", seed=1, per_portrait=0, recipe=Recipe(size=64, margin=0.15))
+    (measured,) = examples.evaluation_set(people, "warp", seed=1, per_portrait=0, recipe=Recipe(size=64, margin=model.card.margin))
     # Then both see the same bytes, and say the same
     assert served.crop is not None
     np.testing.assert_array_equal(measured.crop, served.crop)
