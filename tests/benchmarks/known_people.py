@@ -102,7 +102,7 @@ def columns(kinds: dict[str, dict[str, Any]], path: Path) -> None:
     )
     axes.set(xlabel="photographs of people it never saw (validation)", ylabel="logit", xticks=[])
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=5)
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=5)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
