@@ -35,7 +35,7 @@ SPLITS = {"train": "people it was trained on", "val": "people it never saw (vali
 def measured(classifier: Classifier, people: list[portraits.Portrait], *, per_portrait: int, seed: int = 1) -> dict[str, dict[str, Any]]:
     """For each kind `auc`, `within`, and the logits of `reals` and `fakes` with the photograph of each."""
     recipe = Recipe(size=classifier.card.input_size, margin=classifier.card.margin)
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for kind in KINDS:
         samples = examples.evaluation_set(people, kind, seed=seed, per_portrait=per_portrait, recipe=recipe)
         crops = np.stack([sample.crop for sample in samples])
