@@ -29,6 +29,7 @@ from pipeline.jobs import Face, Pixels
 from pipeline.settings import Settings
 from pipeline.training import listing
 from pipeline.training.datasets import DatasetError, Record
+from pipeline.training.examples import Recipe
 
 FRAMES = 32
 """Frames of a video, as the field samples FaceForensics++."""
@@ -43,7 +44,7 @@ class Cut:
     """How faces are found and cut: the settings of serving."""
 
     size: int = 224
-    margin: float = 0.05
+    margin: float = Recipe.margin
     detector: str = "mediapipe"
     min_detection: float = 0.5
     min_face_px: int = 48

@@ -44,8 +44,12 @@ def measured(classifier: Classifier, people: list[portraits.Portrait], *, per_po
         within = [auc(logits[fake & (photo == one)], logits[~fake & (photo == one)]) for one in np.unique(photo)]
         reals, fakes = logits[~fake], logits[fake]
         found[kind] = {
-            **{"auc": auc(fakes, reals), "within": float(np.mean(within)), "reals": reals.tolist(), "fakes": fakes.tolist()},
-            **{"photos_of_reals": photo[~fake].tolist(), "photos_of_fakes": photo[fake].tolist()},
+            "auc": auc(fakes, reals),
+            "within": float(np.mean(within)),
+            "reals": reals.tolist(),
+            "fakes": fakes.tolist(),
+            "photos_of_reals": photo[~fake].tolist(),
+            "photos_of_fakes": photo[fake].tolist(),
         }
     return found
 
