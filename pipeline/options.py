@@ -61,6 +61,7 @@ class Options(BaseModel):
     own_donor: Share | None = None
     morph: Share | None = None
     bend: Share | None = None
+    untoned: Share | None = Field(None, description="Of what is self-blended: only moved, with no change of colour or sharpness")
     near: float | None = Field(None, ge=1, le=10)
     window: Share | None = None
     margin: float | None = Field(None, ge=0, le=2, description="Of a crop around the face, as a share of its box; serving cuts the same")

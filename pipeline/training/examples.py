@@ -54,6 +54,8 @@ class Recipe:
     """How often the crop is a part of the face, as far as `near` allows without enlarging it: seams are local, who somebody is is not."""
     regions: Regions = field(default="either", repr=False)
     """See `regions_without`. Not shown: checkpoints know their recipe by what it shows, and those of before it must still fit."""
+    untoned: float = field(default=0.0, repr=False)
+    """How often what is self-blended is only moved, with no change of colour or sharpness: traces of resampling must do. Not shown either."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def pair(portraits: Sequence[Portrait], index: int, seed: int, recipe: Recipe) -
     kind: Kind = rng.choice(KINDS[:3], p=(recipe.self_blended, recipe.face_swap, recipe.region))
     other = portraits[int(rng.integers(len(portraits)))] if rng.random() < recipe.morph else None
     stage = _staged(portrait, other, rng, recipe)
-    made = manipulate(kind, stage, portraits, rng, own_donor=recipe.own_donor, regions=recipe.regions)
+    made = manipulate(kind, stage, portraits, rng, own_donor=recipe.own_donor, regions=recipe.regions, untoned=recipe.untoned)
     look = augmentation.draw(rng, recipe.strength)
     side = max(stage.box.w, stage.box.h) * (1 + 2 * recipe.margin)
     scale = 1.0
@@ -105,9 +107,11 @@ def manipulate(
     *,
     own_donor: float = 0.0,
     regions: Regions = "either",
+    untoned: float = 0.0,
 ) -> Manipulation:
     """Make one manipulation of a kind from a portrait; swaps take a face from a donor of another identity and similar tone, or
-    with probability `own_donor` from another photograph of the same person."""
+    with probability `own_donor` from another photograph of the same person; self-blended faces and regions are with probability
+    `untoned` moved only."""
     pixels, points = portrait.pixels, portrait.landmarks
     region = REGIONS[int(rng.integers(len(REGIONS)))] if kind == "region" else None
     if kind == "warp":
@@ -116,7 +120,8 @@ def manipulate(
     if kind == "region":
         sort = regions if regions != "either" else "self_blended" if rng.random() < 0.5 else "face_swap"
     if sort == "self_blended":
-        return manipulations.self_blend(pixels, points, rng, region=region)
+        toned = not untoned or rng.random() >= untoned
+        return manipulations.self_blend(pixels, points, rng, region=region, toned=toned)
     own = [donor for donor in donors if donor.identity == portrait.identity and donor.sha256 != portrait.sha256] if own_donor else []
     donor = own[0] if own and rng.random() < own_donor else _donor(portrait, donors, rng)
     mesh = _mesh(points.tobytes())

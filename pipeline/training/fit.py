@@ -75,6 +75,7 @@ RECIPE = {
     "own_donor": "share of the swaps that take another face of the same person",
     "morph": "share of the photographs, real and fake alike, that become one with another person's",
     "bend": "share of the photographs, real and fake alike, that are bent as a whole",
+    "untoned": "share of what is self-blended that is only moved, with no change of colour or sharpness",
     "near": "faces are manipulated at up to so many times the crop's size",
     "window": "share of the crops that are a part of a face",
     "margin": "of a crop around the face, on every side, as a share of the face's box",
@@ -248,6 +249,8 @@ def train(chosen: argparse.Namespace, stopping: threading.Event) -> bool:
         identity = f"{manifest} {other} {recipe(0)} {chosen.data_share} {start}"
         if recipe(0).regions != "either":
             identity += f" regions by {recipe(0).regions}"
+        if recipe(0).untoned:
+            identity += f" untoned {recipe(0).untoned}"
         settled: dict[str, Any] = {"rank": rank, "epoch": len(people["train"]), "save_s": chosen.save_s, "identity": identity}
         settled["hold_s"] = chosen.hold_s
         trainer = Trainer(plan(chosen, rank.policy), chosen.out, build, batches, validation, progress.tell, stopping.is_set, **settled)

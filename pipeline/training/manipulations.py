@@ -57,17 +57,19 @@ class Manipulation:
     kind: str
 
 
-def self_blend(pixels: Pixels, landmarks: Points, rng: np.random.Generator, *, region: Region | None = None) -> Manipulation:
+def self_blend(
+    pixels: Pixels, landmarks: Points, rng: np.random.Generator, *, region: Region | None = None, toned: bool = True
+) -> Manipulation:
     """Blend the face onto a slightly altered copy of itself (SBI, steps 2 to 6 of the paper's section 3).
 
     The tone of either the source or the target is altered by a coin flip; the returned real is the target as altered, so
-    that the colour alone tells nothing.
+    that the colour alone tells nothing. Without `toned` neither is altered: what tells is only what was moved and resampled.
     """
     mask = _hull(pixels.shape, landmarks, region, rng)
     source = target = pixels
-    if rng.random() < 0.5:
+    if toned and rng.random() < 0.5:
         source = _tone(source, rng)
-    else:
+    elif toned:
         target = _tone(target, rng)
     source, mask = _shift(source, mask, landmarks, rng)
     mask = _soften(_elastic(mask, rng), rng)

@@ -30,7 +30,7 @@ CONTEXT = 2.2
 """How much of the photograph is kept: a square of so many face boxes around the face."""
 LARGEST_MEASURED = 1024
 """To be measured on, faces stay as large as they are, as in serving; beyond so many pixels a side they are scaled down to them."""
-LARGEST_FACE = 345
+LARGEST_FACE = 400
 """To train on, faces are scaled down to at most so many pixels, which is more than the network sees: pairs are made faster."""
 
 

@@ -81,6 +81,30 @@ def test_a_region_lies_where_its_name_says(portrait: Portrait, region: manipulat
         assert (y < high).all()
 
 
+def test_untoned_a_face_is_moved_and_keeps_its_colours(portrait: Portrait) -> None:
+    shifts: dict[bool, list[float]] = {True: [], False: []}
+    for seed in range(12):
+        for toned in shifts:
+            made = manipulations.self_blend(portrait.pixels, portrait.landmarks, np.random.default_rng(seed), toned=toned)
+            inside = made.mask > 0.2 * made.mask.max()
+            assert (made.fake != made.real).any()
+            shifts[toned].append(float(np.abs((made.fake.astype(float) - made.real)[inside].mean(axis=0)).max()))
+            assert toned or made.real is portrait.pixels
+    assert np.median(shifts[False]) < 2 < 4 < np.median(shifts[True])
+
+
+def test_as_much_is_untoned_as_is_asked_for(people: list[Portrait], monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[bool] = []
+    own = manipulations.self_blend
+    monkeypatch.setattr(manipulations, "self_blend", lambda *of, toned, **more: given.append(toned) or own(*of, toned=toned, **more))
+    recipe = replace(SMALL, self_blended=1, face_swap=0, region=0)
+    for share, least, most in ((0.0, 0, 0), (0.5, 5, 25), (1.0, 30, 30)):
+        given.clear()
+        for index in range(30):
+            examples.pair(people, index, 1, replace(recipe, untoned=share))
+        assert least <= given.count(False) <= most
+
+
 def test_a_warp_leaves_everything_outside_the_face_alone(portrait: Portrait) -> None:
     outside = np.ones(portrait.pixels.shape[:2], np.uint8)
     hull = cv2.convexHull(np.round(portrait.landmarks[list(OVAL)]).astype(np.int32))
