@@ -55,7 +55,7 @@ class Recipe:
     regions: Regions = field(default="either", repr=False)
     """See `regions_without`. Not shown: checkpoints know their recipe by what it shows, and those of before it must still fit."""
     untoned: float = field(default=0.0, repr=False)
-    """How often what is self-blended is only moved, with no change of colour or sharpness: traces of resampling must do. Not shown either."""
+    """How often what is self-blended is only moved, in the same colours and sharpness: traces of resampling must do. Not shown either."""
 
 
 @dataclass(frozen=True)
