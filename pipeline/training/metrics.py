@@ -217,9 +217,16 @@ def ece(fakes: Scores, reals: Scores, bins: int = 15) -> float:
 def ece_by_chance(fakes: Scores, reals: Scores, bins: int = 15, *, seed: int, rounds: int = 200) -> float:
     """The calibration error that perfectly calibrated scores would show with so many fakes and reals: what of `ece` may be chance.
 
-    Mean over seeded draws of as many scores from the even-odds mixture m(s) of those given, fakes with chance proportional to
-    s m(s) and reals to (1 - s) m(s), which makes the score the true share of fakes. Draws are independent, crops of one person are
-    not: with several of each, chance does more.
+    The mean of `calibrated_eces` with as many as are given.
+    """
+    return float(np.mean(calibrated_eces(fakes, reals, (len(fakes), len(reals)), bins, seed=seed, rounds=rounds)))
+
+
+def calibrated_eces(fakes: Scores, reals: Scores, counts: tuple[int, int], bins: int = 15, *, seed: int, rounds: int = 200) -> list[float]:
+    """The calibration errors of seeded draws of so many fakes and reals from perfectly calibrated scores that are spread as these.
+
+    Drawn from the even-odds mixture m(s) of those given, fakes with chance proportional to s m(s) and reals to (1 - s) m(s), which
+    makes the score the true share of fakes. Draws are independent, crops of one person are not: with several of each, chance does more.
     """
     _both(fakes, reals)
     rng = np.random.default_rng(seed)
@@ -228,10 +235,10 @@ def ece_by_chance(fakes: Scores, reals: Scores, bins: int = 15, *, seed: int, ro
     fake, real = scores * weight, (1 - scores) * weight
     found = []
     for _ in range(rounds):
-        drawn_fakes = rng.choice(scores, size=len(fakes), p=fake / fake.sum())
-        drawn_reals = rng.choice(scores, size=len(reals), p=real / real.sum())
+        drawn_fakes = rng.choice(scores, size=counts[0], p=fake / fake.sum())
+        drawn_reals = rng.choice(scores, size=counts[1], p=real / real.sum())
         found.append(ece(drawn_fakes, drawn_reals, bins))
-    return float(np.mean(found))
+    return found
 
 
 def risk_coverage(fakes: Scores, reals: Scores, points: int = 50) -> list[tuple[float, float]]:
