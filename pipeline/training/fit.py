@@ -110,12 +110,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--mask-weight", type=float, default=1.0, help="of the mask head's loss, 0: no mask head")
     add("--mask-target", choices=("area", "boundary"), default="area", help="what the mask head learns: what was changed, or its seam")
     add("--average", type=float, default=0.0, help="share that a step leaves of the weights' moving average, which is kept; 0: none")
-    add(
-        "--norms",
-        type=int,
-        default=30,
-        help="batches on which the norms are measured anew at the end, 0: none",
-    )
+    add("--norms", type=int, default=30, help="batches on which the norms are measured anew at the end, 0: none")
     add("--sam", type=float, default=0.0, help="radius of sharpness-aware minimisation, 0: off")
     add(
         "--bf16", nargs="?", const="policy", default="auto", choices=BF16, help="bfloat16 by Keras' policy or the Gaudi bridge's conversion"
