@@ -33,7 +33,7 @@ SEEDS: dict[Change, int] = {"face": 301, "mouth": 24, "eyes": 6, "expression": 1
 """Chosen for what a person can see of them; all but the soft ones leave the portrait outside the face as it is.
 
 `soft` is the portrait in softer focus and other light, `soft face` a blend within that. Both blends are of the draws that the
-starter models recognise on this portrait (two in five by now), and none calls the soft one manipulated.
+starter models recognise on this portrait (a third of them by now), and none calls the soft one manipulated.
 """
 CANVAS = (1300, 676)
 # Everybody in the group, the back row first: the change, middle and chin in pixels, scale, mirrored or not, gains of red, green and
