@@ -8,46 +8,38 @@ scores that are spread as these would show with as many photographs, and with mo
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import registry
 from pipeline.classification import Classifier, load
-from pipeline.training import examples, metrics, portraits
-from pipeline.training.examples import KINDS, Recipe
+from pipeline.training import calibration, metrics, portraits
+from tests.benchmarks import known_people
 
-BATCH = 8
 WANTED = 0.05
 
 
 def scored(classifier: Classifier, people: list[portraits.Portrait], *, per_portrait: int, seed: int) -> tuple[Any, Any]:
     """The scores of all kinds of fakes, and of the photographs as they are, each once."""
-    recipe = Recipe(size=classifier.card.input_size, margin=classifier.card.margin)
-    fakes, reals = [], []
-    for kind in KINDS:
-        samples = examples.evaluation_set(people, kind, seed=seed, per_portrait=per_portrait, recipe=recipe)
-        crops = np.stack([sample.crop for sample in samples])
-        scores = np.array([score for start in range(0, len(crops), BATCH) for score, _ in classifier.judge(crops[start : start + BATCH])])
-        fake = np.array([sample.fake for sample in samples])
-        fakes.append(scores[fake])
-        if kind == "warp":  # its reals are the photographs as they are, and nothing else
-            reals.append(scores[~fake])
-    return np.concatenate(fakes), np.concatenate(reals)
+    found = known_people.measured(classifier, people, per_portrait=per_portrait, seed=seed)
+    fakes = np.concatenate([row["fakes"] for row in found.values()])
+    reals = np.array(found["warp"]["reals"])  # the photographs as they are, and nothing else
+    return calibration.scores(fakes, classifier.card.temperature), calibration.scores(reals, classifier.card.temperature)
 
 
 def curve(fakes: Any, reals: Any, photographs: list[int], *, seed: int, rounds: int) -> list[dict[str, float]]:
-    """Per number of photographs: mean, 5 % and 95 % of the calibration error by chance, and how often it is as wanted or less."""
+    """Per number of photographs: mean, 5 % and 95 % of the calibration error by chance, how often it is as wanted or less, and how often
+    as much as that of these scores or more."""
+    measured = metrics.ece(fakes, reals)
     rows = []
     each = len(fakes) / len(reals)
     for count in photographs:
         found = np.array(metrics.calibrated_eces(fakes, reals, (round(count * each), count), seed=seed, rounds=rounds))
         low, high = np.quantile(found, (0.05, 0.95))
-        share = float((found <= WANTED).mean())
-        rows.append({"photographs": count, "mean": float(found.mean()), "low": float(low), "high": float(high), "as_wanted": share})
+        shares = {"as_wanted": float((found <= WANTED).mean()), "as_measured": float((found >= measured).mean())}
+        rows.append({"photographs": count, "mean": float(found.mean()), "low": float(low), "high": float(high), **shares})
     return rows
 
 
@@ -71,15 +63,11 @@ def picture(rows: list[dict[str, float]], measured: tuple[int, float], path: Pat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=registry.shipped()[-1], help="a version's folder")
-    parser.add_argument("--faces", type=Path, default=Path("../shared/faces"))
-    parser.add_argument("--facts", type=Path, help="where findings in the photographs are kept (.npz)")
+    parser = known_people.options(__doc__)
     parser.add_argument("--split", default="test")
     parser.add_argument("--per-portrait", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2000)
-    parser.add_argument("--out", type=Path, default=Path("build"))
     chosen = parser.parse_args()
     classifier = load(chosen.model, runtime="openvino", precision="auto")
     people = portraits.load(chosen.faces, chosen.split, facts=chosen.facts)
@@ -87,10 +75,8 @@ def main() -> None:
     measured = metrics.ece(fakes, reals)
     photographs = [len(reals) * 2**k for k in range(7)]
     rows = curve(fakes, reals, photographs, seed=chosen.seed, rounds=chosen.rounds)
-    draws = metrics.calibrated_eces(fakes, reals, (len(fakes), len(reals)), seed=chosen.seed, rounds=chosen.rounds)
-    as_much = float((np.array(draws) >= measured).mean())
     chosen.out.mkdir(parents=True, exist_ok=True)
-    told = {"measured": measured, "fakes": len(fakes), "reals": len(reals), "by_chance_as_much_or_more": as_much, "curve": rows}
+    told = {"measured": measured, "fakes": len(fakes), "reals": len(reals), "curve": rows}
     (chosen.out / "calibration-by-chance.json").write_text(json.dumps(told, indent=1) + "\n")
     picture(rows, (len(reals), measured), chosen.out / "calibration-by-chance.png")
     print(json.dumps(told, indent=1))

@@ -110,13 +110,18 @@ def columns(kinds: dict[str, dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(said: str | None) -> argparse.ArgumentParser:
+    """The options of a benchmark that measures a model on photographs: `--model`, `--faces`, `--facts`, `--out`."""
+    parser = argparse.ArgumentParser(description=said, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=registry.shipped()[-1], help="a version's folder")
     parser.add_argument("--faces", type=Path, default=Path("../shared/faces"))
     parser.add_argument("--facts", type=Path, help="where findings in the photographs are kept (.npz)")
     parser.add_argument("--out", type=Path, default=Path("build"))
-    chosen = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    chosen = options(__doc__).parse_args()
     classifier = load(chosen.model, runtime="openvino", precision="auto")
     found = {}
     for split, per_portrait in (("train", 2), ("val", 4)):
